@@ -73,6 +73,13 @@ class Log:
             raise IndexError(f"a log has no length {length}")
         return self._digests[length]
 
+    def digest_with(self, base: int, tokens: Iterable[int]) -> bytes:
+        """Return the digest of the prompt, the first `base` output tokens and then `tokens`."""
+        digest = self.digest(base)
+        for token in tokens:
+            digest = next_digest(digest, token)
+        return digest
+
     def sequence(self) -> tuple[int, ...]:
         """Return prompt and output as one sequence of token ids."""
         return self._prompt + tuple(self._tokens)

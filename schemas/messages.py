@@ -33,7 +33,9 @@ Version = Annotated[int, Meta(ge=0, lt=2**16)]
 FinishReason = Literal["stop", "length"]
 """`stop`: the target's end token (or a stop token of the session); `length`: the token limit."""
 
-ResyncReason = Literal["unknown_session", "unknown_revision", "base_ahead", "digest_differs", "epoch_conflict"]
+ResyncReason = Literal[
+    "unknown_session", "unknown_revision", "base_ahead", "digest_differs", "stale_epoch", "epoch_conflict"
+]
 
 RefusalCode = Literal[
     "malformed",
@@ -210,7 +212,8 @@ class Resync(Struct, frozen=True, array_like=True):
     Attributes:
         epoch: of the bundle that could not be placed.
         revision: of that bundle; the agent ignores a Resync for a revision it has already left behind.
-        reason: `epoch_conflict` asks for a fresh epoch, everything else for a fresh revision.
+        reason: `stale_epoch` and `epoch_conflict` ask for an epoch above `known`, the others for a fresh revision.
+        known: the epoch that the verifier holds for the session, if any.
     """
 
     limit: ClassVar[int] = limits.MAX_VERDICT_BYTES
@@ -222,6 +225,7 @@ class Resync(Struct, frozen=True, array_like=True):
     revision: Count
     round: Count
     reason: ResyncReason
+    known: Epoch | None = None
 
 
 class Refusal(Struct, frozen=True, array_like=True):

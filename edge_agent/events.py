@@ -1,0 +1,91 @@
+"""What can happen to a session. Verdicts, Resyncs and Refusals are events as they come off the wire."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from schemas.messages import Refusal, Resync, Verdict
+
+
+class Terms(Struct, frozen=True):
+    """What a verifier announced that matters to a session.
+
+    Attributes:
+        verifier: its id.
+        boot: id of its run; another boot has forgotten everything.
+        vocab_size: token ids are below it.
+        context_length: prompt and output tokens together.
+        end_tokens: ids with which its target ends a text.
+        round_time: seconds from a bundle's receipt to its verdict, as announced.
+    """
+
+    verifier: str
+    boot: str
+    vocab_size: int
+    context_length: int
+    end_tokens: frozenset[int]
+    round_time: float = 0.0
+
+
+class Placed(Struct, frozen=True):
+    """The agent has picked a verifier, or the picked one is back or has announced new terms."""
+
+    terms: Terms
+
+
+class Unplaced(Struct, frozen=True):
+    """The verifier is gone (last will, frozen heartbeat, drained) and no other is known yet."""
+
+
+class Drafted(Struct, frozen=True):
+    """The drafter answers a `Draft` effect.
+
+    Attributes:
+        branch: of that effect; drafts of a branch that was given up are dropped.
+        token: the drafted token id.
+        confidence: the drafter's probability of it, 0 to 1.
+    """
+
+    branch: int
+    token: int
+    confidence: float
+
+
+class DrafterLost(Struct, frozen=True):
+    """The drafter cannot go on; the session does, with empty drafts."""
+
+
+class TimerFired(Struct, frozen=True):
+    """The round's timer ran out; a later `StartTimer` or `StopTimer` would have made it void."""
+
+
+class LinkUp(Struct, frozen=True):
+    """The broker is reachable (again)."""
+
+
+class LinkDown(Struct, frozen=True):
+    """The broker cannot be reached."""
+
+
+class StopFound(Struct, frozen=True):
+    """A stop string of the request appeared in the text."""
+
+
+class Cancelled(Struct, frozen=True):
+    """The app no longer wants the answer."""
+
+
+Event = (
+    Placed
+    | Unplaced
+    | Drafted
+    | DrafterLost
+    | Verdict
+    | Resync
+    | Refusal
+    | TimerFired
+    | LinkUp
+    | LinkDown
+    | StopFound
+    | Cancelled
+)

@@ -1,0 +1,550 @@
+"""One session of the agent: the protocol, as a state machine without I/O.
+
+A session is a log of output tokens that only grows. The agent drafts tokens beyond the log (`pending`), sends some of
+them in a bundle, and keeps drafting while it waits. A verdict tells it more of the log; whatever of `pending` agrees
+with it stays a draft, the rest is forgotten. Every message may be lost, late, repeated or reordered: a verdict is taken
+in only where it continues the log the agent holds, so none of that can change the text.
+
+    QUEUED ──placed──▶ DRAFTING ──bundle sent──▶ AWAITING ──verdict──▶ DRAFTING … ──last verdict──▶ FINISHED
+                            ╲                      │  ▲
+                             ╲── link or verifier ─▼  │── link and verifier back, or a verdict
+                                  gone          OUTAGE
+
+`TRANSITIONS` is the whole table: which event means what in which state, and where it may lead. An event that is not in
+it is a mistake of the shell and raises. All state lives in this file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from msgspec import Struct
+
+from edge_agent.effects import (
+    ClearContext,
+    Draft,
+    Effect,
+    Emit,
+    Failed,
+    Finished,
+    Persist,
+    PublishContext,
+    PublishDraft,
+    StartTimer,
+    StopTimer,
+)
+from edge_agent.events import (
+    Cancelled,
+    Drafted,
+    DrafterLost,
+    Event,
+    LinkDown,
+    LinkUp,
+    Placed,
+    StopFound,
+    Terms,
+    TimerFired,
+    Unplaced,
+)
+from edge_agent.roundtrip import RoundTrip
+from schemas.digest import Log
+from schemas.limits import MAX_DRAFT_TOKENS
+from schemas.messages import (
+    VERSION,
+    DraftBundle,
+    Epoch,
+    Refusal,
+    Resync,
+    Sampling,
+    SessionContext,
+    StopRules,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from edge_agent.policy import Policy
+
+OUTAGE_FAILURES: Final = 3
+"""So many rounds without an answer …"""
+OUTAGE_WINDOW: Final = 60.0
+"""… within so many seconds are an outage, even if link and verifier seem well."""
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    QUEUED = "queued"
+    DRAFTING = "drafting"
+    AWAITING = "awaiting"
+    OUTAGE = "outage"
+    FINISHED = "finished"
+
+
+class Request(Struct, frozen=True):
+    """What a session is asked for.
+
+    Attributes:
+        session: eight random bytes.
+        prompt: token ids, chat template applied.
+        max_tokens: the output ends at this many tokens.
+        tokenizer: digest of the tokenizer that made `prompt`.
+    """
+
+    session: bytes
+    prompt: tuple[int, ...]
+    max_tokens: int
+    tokenizer: str
+    sampling: Sampling = Sampling()
+    stop: StopRules = StopRules()
+
+
+class Tally(Struct):
+    """Counts of one session; `drafted` and `accepted` are of rounds whose verdict committed something."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    resends: int = 0
+    resyncs: int = 0
+    ignored: int = 0
+
+
+class _Flight(Struct, frozen=True):
+    """The bundle that waits for its verdict."""
+
+    round: int
+    sent_at: float
+    resent: bool
+
+
+class Session:
+    """The agent's half of one session. Feed it events, carry out the effects it returns, in order.
+
+    Times are seconds of any monotonic clock; the machine only subtracts them.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        policy: Policy,
+        *,
+        nonce: bytes,
+        epoch: int = 0,
+        committed: tuple[int, ...] = (),
+        link_up: bool = True,
+        drafter_context: int = 1 << 30,
+        roundtrip: RoundTrip | None = None,
+    ) -> None:
+        """Start in QUEUED.
+
+        Args:
+            request: what is asked for.
+            policy: when to stop drafting.
+            nonce: eight random bytes of this run of the agent.
+            epoch: the highest epoch counter this session ever used; 0 for a new session.
+            committed: output tokens made durable by an earlier run.
+            link_up: whether the broker is reachable now.
+            drafter_context: the longest sequence the drafter takes, in tokens.
+            roundtrip: shared between the sessions of a device, so that the timers start with what was learnt.
+        """
+        self.request = request
+        self.state = State.QUEUED
+        self.tally = Tally()
+        self.log = Log(request.prompt, committed)
+        self._policy = policy
+        self._nonce = nonce
+        self._epoch = Epoch(epoch, nonce)
+        self._revision = 0
+        self._round = 0
+        self._context: SessionContext | None = None
+        self._terms: Terms | None = None
+        self._placed = False
+        self._link_up = link_up
+        self._drafter_context = drafter_context
+        self._drafter_lost = False
+        self._roundtrip = roundtrip or RoundTrip()
+        self._failures: deque[float] = deque(maxlen=OUTAGE_FAILURES)
+        self._max_tokens = request.max_tokens
+        # Drafted beyond the log: token ids, how sure the drafter was, and the name of this line of drafting.
+        self._pending: list[int] = []
+        self._confidences: list[float] = []
+        self._branch = 0
+        self._drafting = False
+        self._flight: _Flight | None = None
+        self._drafted_in: dict[int, int] = {}
+
+    @property
+    def epoch(self) -> Epoch:
+        """The current epoch."""
+        return self._epoch
+
+    @property
+    def verifier(self) -> str:
+        """The verifier that serves the session, or an empty string before it was placed."""
+        return self._terms.verifier if self._terms else ""
+
+    @property
+    def longest_draft(self) -> int:
+        """No bundle has more draft tokens: room for the extras that a resend carries."""
+        return min(2 * self._policy.max_draft + 1, MAX_DRAFT_TOKENS)
+
+    def receive(self, event: Event, now: float) -> list[Effect]:
+        """Take in an event and return what is to be done, in order.
+
+        Raises:
+            ValueError: the event cannot happen in this state.
+        """
+        before = self.state
+        row = TRANSITIONS[before].get(type(event))
+        if row is None:
+            raise ValueError(f"a session that is {before.value} cannot receive {type(event).__name__}")
+        handle, after = row
+        effects: list[Effect] = handle(self, event, now)
+        if self.state not in after:
+            raise AssertionError(f"{type(event).__name__} led from {before.value} to {self.state.value}")
+        return effects
+
+    # Placement and link -------------------------------------------------------------------------------------------
+
+    def _begin(self, event: Placed, now: float) -> list[Effect]:
+        """Open the first epoch of this run, unless the request cannot be served at all."""
+        terms = event.terms
+        room = terms.context_length - len(self.request.prompt)
+        if not self.request.prompt:
+            return self._fail("empty_prompt", "the prompt has no tokens: ask something")
+        if room < 1:
+            return self._fail(
+                "prompt_too_long",
+                f"the prompt has {len(self.request.prompt)} tokens, but verifier {terms.verifier!r} takes "
+                f"{terms.context_length} for prompt and answer together: shorten it",
+            )
+        unknown = [token for token in self.request.prompt if not 0 <= token < terms.vocab_size]
+        if unknown:
+            return self._fail(
+                "token_out_of_vocabulary",
+                f"the prompt holds token {unknown[0]}, but the target of verifier {terms.verifier!r} knows only ids "
+                f"below {terms.vocab_size}: the device's tokenizer is not the target's",
+            )
+        self._max_tokens = min(self.request.max_tokens, room)
+        effects = self._new_epoch(terms)
+        if len(self.log) >= self._max_tokens:
+            return effects + self._finish("length")
+        return effects + self._resume(now)
+
+    def _place(self, event: Placed, now: float) -> list[Effect]:
+        """Go on with the picked verifier: the same one, or another in a fresh epoch."""
+        old, new = self._terms, event.terms
+        was_placed, self._placed = self._placed, True
+        if old is None or old.verifier != new.verifier:
+            return self._new_epoch(new) + self._resume(now)
+        self._terms = new
+        if was_placed and old.boot == new.boot:
+            return []
+        return self._resume(now)
+
+    def _unplace(self, _event: Unplaced, _now: float) -> list[Effect]:
+        self._placed = False
+        return self._stall()
+
+    def _link_lost(self, _event: LinkDown, _now: float) -> list[Effect]:
+        self._link_up = False
+        return self._stall()
+
+    def _link_lost_queued(self, _event: LinkDown, _now: float) -> list[Effect]:
+        self._link_up = False
+        return []
+
+    def _link_back_queued(self, _event: LinkUp, _now: float) -> list[Effect]:
+        self._link_up = True
+        return []
+
+    def _link_back(self, _event: LinkUp, now: float) -> list[Effect]:
+        """The broker may have lost what it retained, so the context goes out again, as it was."""
+        self._link_up = True
+        effects: list[Effect] = [PublishContext(self._context)] if self._context else []
+        return effects + self._resume(now)
+
+    def _stall(self) -> list[Effect]:
+        self.state = State.OUTAGE
+        return [StopTimer(), *self._draft_on()]
+
+    def _resume(self, now: float) -> list[Effect]:
+        """Send what is pending, or draft first if nothing is; stall while link or verifier is missing."""
+        if not (self._link_up and self._placed):
+            return self._stall()
+        self._failures.clear()
+        if self._flight or self._pending or not self._can_draft():
+            self.state = State.AWAITING
+            return self._send(now, resend=self._flight is not None)
+        self.state = State.DRAFTING
+        return [StopTimer(), *self._draft_on()]
+
+    # Epochs, contexts and bundles ---------------------------------------------------------------------------------
+
+    def _new_epoch(self, terms: Terms, *, above: int = 0) -> list[Effect]:
+        """Raise the fence: durable first, then the context, before the first bundle of the epoch."""
+        self._terms = terms
+        self._placed = True
+        self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
+        self._revision = 0
+        self._flight = None
+        self._drafted_in.clear()
+        return [Persist(self._epoch.counter, len(self.log)), self._publish_context()]
+
+    def _publish_context(self) -> PublishContext:
+        request = self.request
+        self._context = SessionContext(
+            VERSION,
+            "context",
+            request.session,
+            self._epoch,
+            self._revision,
+            self.verifier,
+            request.tokenizer,
+            request.prompt,
+            self.log.tokens(),
+            self._max_tokens,
+            request.sampling,
+            request.stop,
+        )
+        return PublishContext(self._context)
+
+    def _send(self, now: float, *, resend: bool) -> list[Effect]:
+        """Send what is pending at the present base; a resend is a new round and carries the extras drafted since."""
+        assert self._terms is not None
+        base = len(self.log)
+        # The verdict adds one token of the target's own, so a draft as long as the limit would waste its last place.
+        draft = tuple(self._pending[: min(self.longest_draft, self._max_tokens - base - 1)])
+        self._round += 1
+        self._drafted_in[self._round] = len(draft)
+        self._flight = _Flight(self._round, now, resent=resend)
+        self.tally.resends += resend
+        timeout = self._roundtrip.timeout(self._terms.round_time)
+        bundle = DraftBundle(
+            VERSION,
+            "draft",
+            self.request.session,
+            self._epoch,
+            self._revision,
+            self._round,
+            base,
+            self.log.digest(),
+            draft,
+            time_left=round(timeout * 1e6),
+        )
+        return [PublishDraft(self._terms.verifier, bundle), StartTimer(timeout), *self._draft_on()]
+
+    def _timeout(self, _event: TimerFired, now: float) -> list[Effect]:
+        """No answer in time: send again, with the extras; after too many in a row, call it an outage."""
+        if not (self._link_up and self._placed):
+            return []
+        self._failures.append(now)
+        self._roundtrip.back_off()
+        if len(self._failures) == OUTAGE_FAILURES and now - self._failures[0] <= OUTAGE_WINDOW:
+            self.state = State.OUTAGE
+        return self._send(now, resend=True)
+
+    # Drafting -----------------------------------------------------------------------------------------------------
+
+    def _can_draft(self) -> bool:
+        """Whether one more token could ever be of use: room for it and the target's own, and no end before it."""
+        end = self._terms.end_tokens if self._terms and not self.request.stop.ignore_end else frozenset()
+        ended = bool(self._pending) and (self._pending[-1] in end or self._pending[-1] in self.request.stop.tokens)
+        length = len(self.log) + len(self._pending)
+        return (
+            not self._drafter_lost
+            and not ended
+            and length + 1 < self._max_tokens
+            and len(self.request.prompt) + length < self._drafter_context
+        )
+
+    def _draft_on(self) -> list[Effect]:
+        """Ask for one more token, unless one is being drafted or there are enough to go on with."""
+        ahead = 0 if self.state is State.DRAFTING else self.longest_draft
+        if self._drafting or not self._can_draft() or len(self._pending) >= max(ahead, self._policy.max_draft):
+            return []
+        self._drafting = True
+        return [Draft(self._branch, self.log.sequence() + tuple(self._pending))]
+
+    def _take_draft(self, event: Drafted, now: float) -> list[Effect]:
+        if event.branch != self._branch:
+            return []
+        self._drafting = False
+        if self._terms is not None and not 0 <= event.token < self._terms.vocab_size:
+            return self._lose_drafter(DrafterLost(), now)
+        self._pending.append(event.token)
+        self._confidences.append(event.confidence)
+        if self.state is State.DRAFTING and (self._policy.enough(self._confidences) or not self._can_draft()):
+            self.state = State.AWAITING
+            return self._send(now, resend=False)
+        return self._draft_on()
+
+    def _lose_drafter(self, _event: DrafterLost, now: float) -> list[Effect]:
+        """Go on without drafts: every round then brings the one token the target adds."""
+        self._drafting = False
+        self._drafter_lost = True
+        if self.state is not State.DRAFTING:
+            return []
+        self.state = State.AWAITING
+        return self._send(now, resend=False)
+
+    def _realign(self, new: tuple[int, ...]) -> None:
+        """Keep the extras of a draft that was accepted whole and whose first extra is the bonus token, or nothing."""
+        if tuple(self._pending[: len(new)]) == new:
+            del self._pending[: len(new)]
+            del self._confidences[: len(new)]
+        else:
+            self._pending.clear()
+            self._confidences.clear()
+            self._branch += 1
+            self._drafting = False
+
+    # Answers of the verifier --------------------------------------------------------------------------------------
+
+    def _verdict(self, verdict: Verdict, now: float) -> list[Effect]:
+        """Append what continues the log; ignore what is of another epoch, contradicts the log or says nothing new."""
+        if not self._continues(verdict):
+            return self._ignore(verdict, now)
+        held = len(self.log)
+        new = verdict.tokens[held - verdict.base :]
+        flight = self._flight
+        answered = flight is not None and flight.round == verdict.round
+        if not (new or answered or verdict.finish):
+            return self._ignore(verdict, now)
+        if flight and answered and not flight.resent:
+            self._roundtrip.observe(now - flight.sent_at)
+        self._failures.clear()
+        self._flight = None
+        effects: list[Effect] = []
+        if new:
+            self._count(verdict)
+            self.log.extend(new)
+            self._realign(new)
+            effects = [Persist(self._epoch.counter, held, new, verdict.finish), Emit(held, new)]
+        if verdict.finish:
+            return effects + self._finish(verdict.finish)
+        return effects + self._resume(now)
+
+    def _continues(self, verdict: Verdict) -> bool:
+        """Whether a verdict speaks of this epoch's log: base, overlap, limit and digest all fit what is held."""
+        held = len(self.log)
+        end = verdict.base + len(verdict.tokens)
+        return (
+            verdict.session == self.request.session
+            and verdict.epoch == self._epoch
+            and bool(verdict.tokens)
+            and verdict.base <= held
+            and end <= self._max_tokens
+            and not (verdict.finish and end < held)
+            and self.log.tokens(verdict.base, end) == verdict.tokens[: held - verdict.base]
+            and self.log.digest_with(verdict.base, verdict.tokens) == verdict.digest
+        )
+
+    def _count(self, verdict: Verdict) -> None:
+        drafted = self._drafted_in.pop(verdict.round, 0)
+        self.tally.rounds += 1
+        self.tally.drafted += drafted
+        self.tally.accepted += min(verdict.accepted, drafted)
+        for earlier in [number for number in self._drafted_in if number < verdict.round]:
+            del self._drafted_in[earlier]
+
+    def _resync(self, resync: Resync, now: float) -> list[Effect]:
+        """Say again, in a fresh revision or epoch, what the log is; then send the bundle again."""
+        if resync.session != self.request.session or self._terms is None:
+            return self._ignore(resync, now)
+        known = resync.known
+        if known is not None and known.counter >= self._epoch.counter and known != self._epoch:
+            self.tally.resyncs += 1
+            return self._new_epoch(self._terms, above=known.counter) + self._resume(now)
+        if resync.epoch != self._epoch or resync.revision != self._revision:
+            return self._ignore(resync, now)
+        self.tally.resyncs += 1
+        self._revision += 1
+        effects: list[Effect] = [self._publish_context()]
+        if self._flight and self._link_up and self._placed:
+            effects += self._send(now, resend=True)
+        return effects
+
+    def _refused(self, refusal: Refusal, now: float) -> list[Effect]:
+        """Wait as long as the verifier asks for, or give up where waiting cannot help."""
+        if refusal.epoch not in (None, self._epoch):
+            return self._ignore(refusal, now)
+        if refusal.retry_after == 0:
+            return self._fail(refusal.code, refusal.sentence)
+        if self._flight is None or refusal.round not in (None, self._flight.round):
+            return self._ignore(refusal, now)
+        return [StartTimer(max(refusal.retry_after / 1e6, self._roundtrip.timeout()))]
+
+    # Ends ---------------------------------------------------------------------------------------------------------
+
+    def _stop(self, _event: StopFound, _now: float) -> list[Effect]:
+        return [Persist(self._epoch.counter, len(self.log), finish="stop"), *self._finish("stop")]
+
+    def _cancel(self, _event: Cancelled, _now: float) -> list[Effect]:
+        return [Persist(self._epoch.counter, len(self.log), finish="cancelled"), *self._finish("cancelled")]
+
+    def _finish(self, reason: Literal["stop", "length", "cancelled"]) -> list[Effect]:
+        """End well: what the end stands on is durable by now, so the context may go."""
+        self.state = State.FINISHED
+        cleared: list[Effect] = [ClearContext()] if self._context else []
+        return [StopTimer(), *cleared, Finished(reason)]
+
+    def _fail(self, code: str, sentence: str) -> list[Effect]:
+        self.state = State.FINISHED
+        cleared: list[Effect] = [ClearContext()] if self._context else []
+        return [
+            StopTimer(),
+            Persist(self._epoch.counter, len(self.log), finish="failed"),
+            *cleared,
+            Failed(code, sentence),
+        ]
+
+    def _ignore(self, _event: Event, _now: float) -> list[Effect]:
+        self.tally.ignored += 1
+        return []
+
+
+_Row = tuple["Callable[[Session, Any, float], list[Effect]]", frozenset[State]]
+
+
+def _to(*states: State) -> frozenset[State]:
+    return frozenset(states)
+
+
+_Q, _D, _A, _O, _F = State
+_ACTIVE: dict[type[Event], _Row] = {
+    Placed: (Session._place, _to(_D, _A, _O)),
+    Unplaced: (Session._unplace, _to(_O)),
+    LinkUp: (Session._link_back, _to(_D, _A, _O)),
+    LinkDown: (Session._link_lost, _to(_O)),
+    Drafted: (Session._take_draft, _to(_D, _A, _O)),
+    DrafterLost: (Session._lose_drafter, _to(_A, _O)),
+    Verdict: (Session._verdict, _to(_D, _A, _O, _F)),
+    Resync: (Session._resync, _to(_D, _A, _O)),
+    Refusal: (Session._refused, _to(_D, _A, _O, _F)),
+    StopFound: (Session._stop, _to(_F)),
+    Cancelled: (Session._cancel, _to(_F)),
+}
+
+TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
+    _Q: {
+        Placed: (Session._begin, _to(_D, _A, _O, _F)),
+        Unplaced: (Session._ignore, _to(_Q)),
+        LinkUp: (Session._link_back_queued, _to(_Q)),
+        LinkDown: (Session._link_lost_queued, _to(_Q)),
+        Verdict: (Session._ignore, _to(_Q)),
+        Resync: (Session._ignore, _to(_Q)),
+        Refusal: (Session._ignore, _to(_Q)),
+        Cancelled: (Session._cancel, _to(_F)),
+    },
+    # No bundle is on its way, so no timer runs.
+    _D: _ACTIVE,
+    _A: _ACTIVE | {TimerFired: (Session._timeout, _to(_A, _O))},
+    _O: _ACTIVE | {TimerFired: (Session._timeout, _to(_O))},
+    _F: dict.fromkeys(get_args(Event), (Session._ignore, _to(_F))),
+}
+"""(state, event) → what it does and the states it may lead to."""

@@ -1,0 +1,1 @@
+"""The agent's session and the verifier's ledger, joined by a link that loses, repeats, reorders and delays."""

@@ -1,0 +1,376 @@
+"""A small world for both pure cores: a virtual clock, an unreliable link, a toy target and toy drafters.
+
+Nothing happens by itself. A test decides which message arrives, which is lost, when time passes, when the engine or a
+drafter does its next piece of work, and who crashes when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+from edge_agent.effects import (
+    ClearContext,
+    Draft,
+    Effect,
+    Emit,
+    Failed,
+    Finished,
+    Persist,
+    PublishContext,
+    PublishDraft,
+    StartTimer,
+    StopTimer,
+)
+from edge_agent.events import Cancelled, Drafted, Event, LinkDown, LinkUp, Placed, Terms, TimerFired, Unplaced
+from edge_agent.policy import FixedLength
+from edge_agent.session import Request, Session, State
+from schemas import codec
+from schemas.messages import DraftBundle, Refusal, Resync, SessionContext, StopRules, Verdict
+from verifier.ledger import Ledger, Reply, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from verifier.ledger import Effect as LedgerEffect
+
+VOCABULARY = 50
+END = 0
+CONTEXT_LENGTH = 200
+TOKENIZER = "70ce11a5"
+
+
+class ToyTarget:
+    """Chooses tokens by hashing what it has read; at some prefixes two tokens tie and either may be chosen."""
+
+    def __init__(self, *, ties: bool = False) -> None:
+        self.ties = ties
+
+    def legal(self, sequence: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens the target may choose after `sequence`, the usual one first."""
+        digest = hashlib.blake2b(bytes(sequence), digest_size=4).digest()
+        if digest[0] < 6:
+            return (END,)
+        first = 1 + digest[1] % (VOCABULARY - 1)
+        if self.ties and digest[2] < 160:
+            return (first, 1 + (first + 7) % (VOCABULARY - 1))
+        return (first,)
+
+    def text(self, prompt: Sequence[int], most: int) -> tuple[int, ...]:
+        """Return what the target writes alone."""
+        out: list[int] = []
+        while len(out) < most:
+            out.append(self.legal((*prompt, *out))[0])
+            if out[-1] == END:
+                break
+        return tuple(out)
+
+    def writes(self, prompt: Sequence[int], output: Sequence[int]) -> bool:
+        """Whether `output` is something the target may write after `prompt`, as far as it goes."""
+        return all(
+            token in self.legal((*prompt, *output[:i])) and (token != END or i == len(output) - 1)
+            for i, token in enumerate(output)
+        )
+
+
+@dataclass
+class Saved:
+    """What survives a crash of the agent."""
+
+    request: Request
+    epoch: int = 0
+    committed: list[int] = field(default_factory=list)
+    finish: str | None = None
+
+
+@dataclass
+class Shown:
+    """What an app has seen of a request, over all runs of the agent."""
+
+    tokens: dict[int, int] = field(default_factory=dict)
+    ends: list[str] = field(default_factory=list)
+
+
+class AgentCrashedError(Exception):
+    """The agent dies between two effects."""
+
+
+class World:
+    """Two verifiers, one device with several sessions, and the link between them."""
+
+    device = "pi"
+
+    def __init__(self, *, ties: bool = False, capacity: int = 8) -> None:
+        self.now = 0.0
+        self.target = ToyTarget(ties=ties)
+        self.capacity = capacity
+        self.retained: dict[bytes, bytes] = {}
+        self.up: list[tuple[str, bytes, bytes]] = []  # verifier, session, payload (empty: context cleared)
+        self.down: list[bytes] = []
+        self.verifiers: dict[str, Ledger] = {}
+        self.boots = dict.fromkeys(("v0", "v1"), 0)
+        self.spool: dict[bytes, Saved] = {}
+        self.shown: dict[bytes, Shown] = {}
+        self.sessions: dict[bytes, Session] = {}
+        self.timers: dict[bytes, float] = {}
+        self.drafts: dict[bytes, Draft] = {}
+        self.crash_after: int | None = None
+        self.link_up = True
+        self.faithful = True  # nothing was lost, repeated or reordered so far
+        self.policies: dict[bytes, FixedLength] = {}
+        self.placed: str | None = "v0"
+        self._nonces = count(1)
+        self._ids = count(1)
+        self.nonce = b"-------0"
+        for name in self.boots:
+            self.start_verifier(name)
+        self.start_agent()
+
+    # Verifiers ----------------------------------------------------------------------------------------------------
+
+    def start_verifier(self, name: str) -> None:
+        """Start a verifier, or start it again with nothing remembered; the broker brings the retained contexts."""
+        target = Target(TOKENIZER, VOCABULARY, CONTEXT_LENGTH, frozenset({END}))
+        self.verifiers[name] = Ledger(name, target, capacity=self.capacity)
+        self.boots[name] += 1
+        self.up += [(name, session, payload) for session, payload in self.retained.items()]
+        if self.placed == name and self.link_up:
+            self.tell_all(Placed(self.terms(name)))
+
+    def terms(self, name: str) -> Terms:
+        return Terms(name, str(self.boots[name]), VOCABULARY, CONTEXT_LENGTH, frozenset({END}))
+
+    def lose_up(self, index: int) -> None:
+        self.faithful = False
+        del self.up[index]
+
+    def lose_down(self, index: int) -> None:
+        self.faithful = False
+        del self.down[index]
+
+    def reply(self, effects: Sequence[LedgerEffect]) -> None:
+        self.down += [codec.encode(effect.message) for effect in effects if isinstance(effect, Reply)]
+
+    def arrive_up(self, index: int, *, keep: bool = False) -> None:
+        """Let a message of the agent reach its verifier; `keep` leaves a copy on the link."""
+        self.faithful &= index == 0 and not keep
+        name, session, payload = self.up[index] if keep else self.up.pop(index)
+        ledger = self.verifiers[name]
+        if not payload:
+            self.reply(ledger.cleared(self.device, session))
+            return
+        match codec.decode(payload, SessionContext, DraftBundle):
+            case SessionContext() as context:
+                self.reply(ledger.context(self.device, context, self.now))
+            case DraftBundle() as bundle:
+                self.reply(ledger.bundle(self.device, bundle, self.now))
+
+    def verify(self, name: str, *, pick: int = 0, tie: int = 0) -> bool:
+        """Let a verifier's engine do one piece of work; say whether there was one."""
+        ledger = self.verifiers[name]
+        ready = list(ledger.ready())
+        if not ready:
+            return False
+        work = ready[pick % len(ready)]
+        ledger.start(work)
+        known = len(work.sequence) - work.choose + 1
+        chosen = []
+        for length in range(known, len(work.sequence) + 1) if work.choose else ():
+            legal = self.target.legal(work.sequence[:length])
+            chosen.append(legal[tie % len(legal)])
+        self.reply(ledger.complete(work, chosen, self.now, 0.01))
+        return True
+
+    # The agent ----------------------------------------------------------------------------------------------------
+
+    def start_agent(self) -> None:
+        """Start the agent, or start it again with what the spool remembers."""
+        self.nonce = next(self._nonces).to_bytes(8, "big")
+        self.sessions.clear()
+        self.timers.clear()
+        self.drafts.clear()
+        self.crash_after = None
+        for session in list(self.spool):
+            self._open(session)
+        for session in set(self.retained) - {s for s, saved in self.spool.items() if saved.finish is None}:
+            self._clear(session)
+
+    def ask(self, length: int, most: int, draft: int, stop: tuple[int, ...] = ()) -> bytes:
+        """Ask for an answer of at most `most` tokens to a prompt of `length` tokens."""
+        number = next(self._ids)
+        session = number.to_bytes(8, "big")
+        prompt = tuple(1 + (number * 7 + i * 3) % (VOCABULARY - 1) for i in range(length))
+        self.spool[session] = Saved(Request(session, prompt, most, TOKENIZER, stop=StopRules(stop)))
+        self.shown[session] = Shown()
+        self.policies[session] = FixedLength(draft)
+        self._open(session)
+        return session
+
+    def _open(self, session: bytes) -> None:
+        saved = self.spool[session]
+        if saved.finish is not None:
+            return
+        self.sessions[session] = Session(
+            saved.request,
+            self.policies[session],
+            nonce=self.nonce,
+            epoch=saved.epoch,
+            committed=tuple(saved.committed),
+            link_up=self.link_up,
+        )
+        if self.placed is not None:
+            self.tell(session, Placed(self.terms(self.placed)))
+
+    def tell(self, session: bytes, event: Event) -> None:
+        machine = self.sessions.get(session)
+        if machine is None:
+            if isinstance(event, Resync):
+                self._clear(session)
+            return
+        try:
+            for effect in machine.receive(event, self.now):
+                self._do(session, effect)
+        except AgentCrashedError:
+            self.start_agent()
+
+    def tell_all(self, event: Event) -> None:
+        for session in list(self.sessions):
+            self.tell(session, event)
+
+    def _do(self, session: bytes, effect: Effect) -> None:  # noqa: C901, PLR0912 -- one case per effect
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after < 0:
+                raise AgentCrashedError
+        saved, shown = self.spool[session], self.shown[session]
+        match effect:
+            case Persist(epoch, start, tokens, finish):
+                assert start == len(saved.committed)
+                saved.epoch = epoch
+                saved.committed += tokens
+                saved.finish = finish
+            case PublishContext(context):
+                assert saved.epoch == context.epoch.counter, "an epoch must be durable before it is used"
+                self.retained[session] = codec.encode(context)
+                self.up += [(name, session, self.retained[session]) for name in self.verifiers]
+            case ClearContext():
+                assert saved.finish is not None, "what ends a session must be durable before its context goes"
+                self._clear(session)
+            case PublishDraft(verifier, bundle):
+                self.up.append((verifier, session, codec.encode(bundle)))
+            case Draft():
+                self.drafts[session] = effect
+            case StartTimer(delay):
+                self.timers[session] = self.now + delay
+            case StopTimer():
+                self.timers.pop(session, None)
+            case Emit(index, tokens):
+                assert tuple(saved.committed[index:]) == tokens, "only durable tokens may be shown"
+                for position, token in enumerate(tokens, index):
+                    assert shown.tokens.setdefault(position, token) == token, "shown tokens never change"
+            case Finished(reason):
+                shown.ends.append(reason)
+                del self.sessions[session]
+            case Failed(code, sentence):
+                assert sentence
+                shown.ends.append(code)
+                del self.sessions[session]
+
+    def _clear(self, session: bytes) -> None:
+        self.retained.pop(session, None)
+        self.up += [(name, session, b"") for name in self.verifiers]
+
+    def arrive_down(self, index: int, *, keep: bool = False) -> None:
+        """Let a message of a verifier reach the agent; `keep` leaves a copy on the link."""
+        message = codec.decode(self.down[index] if keep else self.down.pop(index), Verdict, Resync, Refusal)
+        assert message.session is not None
+        self.tell(message.session, message)
+
+    def draft(self, session: bytes, *, right: bool) -> None:
+        """Let the drafter answer, with the target's token or with another."""
+        effect = self.drafts.pop(session, None)
+        if effect is not None:
+            token = self.target.legal(effect.sequence)[0]
+            self.tell(session, Drafted(effect.branch, token if right else token % (VOCABULARY - 1) + 1, 0.5))
+
+    def cancel(self, session: bytes) -> None:
+        self.tell(session, Cancelled())
+
+    def cut(self) -> None:
+        if self.link_up:
+            self.link_up = False
+            self.tell_all(LinkDown())
+
+    def mend(self) -> None:
+        if not self.link_up:
+            self.link_up = True
+            self.tell_all(LinkUp())
+
+    def place(self, name: str | None) -> None:
+        self.placed = name
+        self.tell_all(Placed(self.terms(name)) if name else Unplaced())
+
+    # Time ---------------------------------------------------------------------------------------------------------
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass and whatever is due happen."""
+        self.now += seconds
+        for session, due in list(self.timers.items()):
+            if due <= self.now and session in self.timers:
+                del self.timers[session]
+                self.tell(session, TimerFired())
+        for ledger in self.verifiers.values():
+            self.reply(ledger.tick(self.now))
+
+    def settle(self, most: int = 20_000) -> None:
+        """Let everything go well until all sessions have ended."""
+        self.crash_after = None
+        self.mend()
+        if self.placed is None:
+            self.place("v0")
+        for turn in range(most):
+            if not any(machine.state is not State.FINISHED for machine in self.sessions.values()):
+                break
+            for session in list(self.drafts):
+                self.draft(session, right=turn % 3 != 0)
+            while self.up:
+                self.arrive_up(0)
+            for name in self.verifiers:
+                self.verify(name)
+            while self.down:
+                self.arrive_down(0)
+            self.sleep(0.05)
+        while self.up:
+            self.arrive_up(0)
+
+    def check(self) -> None:
+        """What must hold at every moment."""
+        for session, saved in self.spool.items():
+            request, shown = saved.request, self.shown[session]
+            committed = tuple(saved.committed)
+            assert len(committed) <= request.max_tokens
+            assert self.target.writes(request.prompt, committed)
+            if not self.target.ties:
+                assert committed == self.target.text(request.prompt, request.max_tokens)[: len(committed)]
+            for position, token in shown.tokens.items():
+                assert committed[position] == token
+            machine = self.sessions.get(session)
+            if machine is not None:
+                assert machine.log.tokens() == committed
+
+    def check_ended(self) -> None:
+        """What must hold in the end: every text whole, nothing retained, nothing remembered but tombstones."""
+        for session, saved in self.spool.items():
+            committed = tuple(saved.committed)
+            assert saved.finish in ("stop", "length", "cancelled"), (saved.finish, self.shown[session].ends)
+            if saved.finish == "cancelled":
+                continue
+            if self.target.ties:
+                assert committed[-1] == END or len(committed) == saved.request.max_tokens
+            else:
+                assert committed == self.target.text(saved.request.prompt, saved.request.max_tokens)
+        assert not self.retained
+        if self.faithful:
+            assert [len(ledger) for ledger in self.verifiers.values()] == [0, 0]

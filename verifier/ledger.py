@@ -1,0 +1,471 @@
+"""The verifier's half of every session: logs, and what each bundle means for them, without I/O.
+
+An entry is built from the agent's retained context and grows with the target's choices. It can be lost at any time:
+the context and the next bundle rebuild it. A bundle names a position in the log (`base`, `digest`); if the entry has
+that very prefix, whatever it holds beyond is answered at once, and only what reaches past its end needs the model.
+At most one bundle per session is with the engine and one waits; a newer one replaces the one that waits, since two in
+one step would write the same cache positions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from msgspec import Struct
+
+from schemas.digest import Log
+from schemas.limits import MAX_VERDICT_TOKENS
+from schemas.messages import (
+    VERSION,
+    DraftBundle,
+    Epoch,
+    FinishReason,
+    Refusal,
+    RefusalCode,
+    Resync,
+    ResyncReason,
+    SessionContext,
+    Verdict,
+)
+from verifier.acceptance import ending, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PATIENCE: Final = 0.5
+"""Seconds a bundle may wait for a context it names: MQTT keeps no order across topics."""
+IDLE: Final = 60.0
+"""Seconds of silence after which a session may be forgotten to make room for another."""
+RESYNC_BACKOFF: Final = 0.5
+RESYNC_BACKOFF_MOST: Final = 8.0
+RETRY_AFTER: Final = 1_000_000
+"""Microseconds after which a refused device may try again where trying again can help."""
+
+
+class Key(Struct, frozen=True, order=True):
+    """Names a session: ids are random, but a device must not reach another's by guessing."""
+
+    device: str
+    session: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the key for storage that wants bytes."""
+        return self.device.encode() + b"/" + self.session
+
+
+class Target(Struct, frozen=True):
+    """What the ledger needs to know of the target model."""
+
+    tokenizer: str
+    vocab_size: int
+    context_length: int
+    end_tokens: frozenset[int]
+
+
+class Work(Struct, frozen=True):
+    """Something for the engine: choose the target's tokens at the last `choose` positions of `sequence`.
+
+    Attributes:
+        sequence: prompt, log and the part of the draft that reaches past the log.
+        choose: how many; 0 only fills the cache.
+        deadline: in seconds, as far as the agent said; infinite for cache filling.
+        received: when the bundle came, in seconds.
+    """
+
+    key: Key
+    epoch: Epoch
+    revision: int
+    sequence: tuple[int, ...]
+    choose: int
+    deadline: float
+    received: float
+
+
+class Reply(Struct, frozen=True):
+    """Send a message to a device."""
+
+    device: str
+    message: Verdict | Resync | Refusal
+
+
+class Release(Struct, frozen=True):
+    """Whatever the engine holds for this session is of no more use."""
+
+    key: Key
+
+
+Effect = Reply | Release
+
+
+class _Bundle(Struct, frozen=True):
+    bundle: DraftBundle
+    received: float
+
+
+class _Entry(Struct):
+    """One session this verifier owns."""
+
+    context: SessionContext
+    log: Log
+    end_tokens: frozenset[int]
+    finish: FinishReason | None
+    touched: float
+    refusal: tuple[RefusalCode, str] | None = None
+    waiting: _Bundle | None = None
+    running: _Bundle | None = None
+    running_work: Work | None = None
+    prefill: bool = True
+
+
+class _Asked(Struct):
+    """The Resync that is outstanding for a session."""
+
+    epoch: Epoch
+    revision: int
+    reason: ResyncReason
+    again_at: float
+    backoff: float
+
+
+class Ledger:
+    """All sessions of one verifier. Times are seconds of any monotonic clock."""
+
+    def __init__(self, verifier: str, target: Target, *, capacity: int = 256, memory: int = 65_536) -> None:
+        """Start empty.
+
+        Args:
+            verifier: own id; contexts that name another owner are only noted.
+            target: of the engine.
+            capacity: sessions served at once; more are refused until one ends.
+            memory: tombstones, notes on others' sessions and outstanding Resyncs kept, each.
+        """
+        self._verifier = verifier
+        self._target = target
+        self._capacity = capacity
+        self._memory = memory
+        self._entries: dict[Key, _Entry] = {}
+        self._elsewhere: OrderedDict[Key, Epoch] = OrderedDict()
+        self._tombstones: OrderedDict[Key, Epoch] = OrderedDict()
+        self._parked: OrderedDict[Key, _Bundle] = OrderedDict()
+        self._asked: OrderedDict[Key, _Asked] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # Contexts -----------------------------------------------------------------------------------------------------
+
+    def context(self, device: str, context: SessionContext, now: float) -> list[Effect]:
+        """Take in the agent's word on a session: a higher (epoch, revision) replaces the entry whole."""
+        key = Key(device, context.session)
+        entry = self._entries.get(key)
+        known = self._known_epoch(key)
+        if known is not None and context.epoch != known and context.epoch.counter <= known.counter:
+            # Older, or another agent that believes to be the same device: its next bundle will be told.
+            return []
+        if self._tombstones.get(key) == context.epoch:
+            return []
+        if entry is not None and entry.context.epoch == context.epoch and entry.context.revision >= context.revision:
+            return []
+        self._tombstones.pop(key, None)
+        self._elsewhere.pop(key, None)
+        effects: list[Effect] = []
+        if context.owner != self._verifier:
+            _remember(self._elsewhere, key, context.epoch, self._memory)
+            if entry is not None:
+                del self._entries[key]
+                effects.append(Release(key))
+            return effects
+        if entry is None and len(self._entries) >= self._capacity:
+            effects += self._make_room(now)
+        if entry is None and len(self._entries) >= self._capacity:
+            sentence = f"verifier {self._verifier!r} already serves its {self._capacity} sessions: try again later"
+            return [self._refuse(device, "overloaded", sentence, context.session, context.epoch)]
+        entry = self._open(context, now)
+        self._entries[key] = entry
+        if entry.refusal is not None:
+            effects.append(self._refuse(device, *entry.refusal, context.session, context.epoch))
+        parked = self._parked.pop(key, None)
+        return effects + (self._place(key, parked, now) if parked else [])
+
+    def _make_room(self, now: float) -> list[Effect]:
+        """Forget the session that has been silent longest, if it has been so for long: it can come back by Resync."""
+        key, entry = min(self._entries.items(), key=lambda item: item[1].touched)
+        if entry.touched + IDLE > now:
+            return []
+        del self._entries[key]
+        return [Release(key)]
+
+    def _open(self, context: SessionContext, now: float) -> _Entry:
+        stop = frozenset(context.stop.tokens)
+        end = stop if context.stop.ignore_end else stop | self._target.end_tokens
+        log = Log(context.prompt, context.committed)
+        finish = ending(context.committed, end_tokens=end, room=context.max_tokens)
+        return _Entry(context, log, end, finish, now, refusal=self._unservable(context))
+
+    def _unservable(self, context: SessionContext) -> tuple[RefusalCode, str] | None:
+        """Say what is wrong with a session that no later bundle can put right, or None."""
+        target = self._target
+        if context.tokenizer != target.tokenizer:
+            return "tokenizer_mismatch", (
+                f"the device's tokenizer ({context.tokenizer}) is not the target's ({target.tokenizer}): "
+                "set the device up with the tokenizer of this target"
+            )
+        if not context.prompt:
+            return "empty_prompt", "the prompt has no tokens: ask something"
+        if len(context.prompt) + context.max_tokens > target.context_length:
+            return "prompt_too_long", (
+                f"a prompt of {len(context.prompt)} tokens and an answer of {context.max_tokens} do not fit the "
+                f"target's context of {target.context_length} tokens: shorten the prompt or ask for fewer tokens"
+            )
+        if (token := self._foreign((*context.prompt, *context.committed))) is not None:
+            return "token_out_of_vocabulary", self._not_in_vocabulary(token)
+        if context.sampling.temperature > 0:
+            return "unsupported_sampling", (
+                f"temperature {context.sampling.temperature} was asked for, but this verifier only chooses greedily: "
+                "ask with temperature 0"
+            )
+        return None
+
+    def cleared(self, device: str, session: bytes) -> list[Effect]:
+        """The agent has cleared the retained context: the session has ended, whatever was under way."""
+        key = Key(device, session)
+        epoch = self._known_epoch(key)
+        self._parked.pop(key, None)
+        self._asked.pop(key, None)
+        self._elsewhere.pop(key, None)
+        if epoch is not None:
+            _remember(self._tombstones, key, epoch, self._memory)
+        return [Release(key)] if self._entries.pop(key, None) is not None else []
+
+    # Bundles ------------------------------------------------------------------------------------------------------
+
+    def bundle(self, device: str, bundle: DraftBundle, now: float) -> list[Effect]:
+        """Take in a bundle: answer it from the log, queue it for the engine, or ask for the context again."""
+        return self._place(Key(device, bundle.session), _Bundle(bundle, now), now)
+
+    def _place(self, key: Key, arrived: _Bundle, now: float) -> list[Effect]:
+        bundle = arrived.bundle
+        entry = self._entries.get(key)
+        known = self._known_epoch(key)
+        if known is not None and bundle.epoch.counter < known.counter:
+            return self._ask(key, bundle, "stale_epoch", now, known)
+        if known is not None and bundle.epoch.counter == known.counter and bundle.epoch.nonce != known.nonce:
+            return self._ask(key, bundle, "epoch_conflict", now, known)
+        if key in self._tombstones and bundle.epoch == known:
+            return []
+        if entry is None or bundle.epoch != entry.context.epoch or bundle.revision > entry.context.revision:
+            held = self._parked.get(key)
+            if held is None:
+                _remember(self._parked, key, arrived, self._memory)
+            elif bundle.round > held.bundle.round or bundle.epoch.counter > held.bundle.epoch.counter:
+                # The newer bundle takes the place of the older, but not its remaining patience.
+                self._parked[key] = _Bundle(bundle, held.received)
+            return []
+        return self._check(key, entry, arrived, now)
+
+    def _check(self, key: Key, entry: _Entry, arrived: _Bundle, now: float) -> list[Effect]:
+        bundle = arrived.bundle
+        entry.touched = max(entry.touched, now)
+        if entry.refusal is not None:
+            return [self._refuse(key.device, *entry.refusal, bundle.session, bundle.epoch, bundle.round)]
+        if (token := self._foreign(bundle.draft)) is not None:
+            sentence = self._not_in_vocabulary(token)
+            return [
+                self._refuse(
+                    key.device, "token_out_of_vocabulary", sentence, bundle.session, bundle.epoch, bundle.round
+                )
+            ]
+        if bundle.base > len(entry.log):
+            return self._ask(key, bundle, "base_ahead", now, entry.context.epoch)
+        if entry.log.digest(bundle.base) != bundle.digest:
+            return self._ask(key, bundle, "digest_differs", now, entry.context.epoch)
+        if entry.running is not None and bundle.round <= entry.running.bundle.round:
+            return []
+        if entry.waiting is not None and bundle.round <= entry.waiting.bundle.round:
+            return []
+        return self._settle(key, entry, arrived)
+
+    def _settle(self, key: Key, entry: _Entry, arrived: _Bundle) -> list[Effect]:
+        """Answer from the log if it says more than the draft, else let the bundle wait for the engine."""
+        bundle = arrived.bundle
+        said = entry.log.tokens(bundle.base)
+        if entry.finish is None and bundle.draft[: len(said)] == said:
+            entry.waiting = arrived
+            return []
+        if not said:
+            # The text ended exactly at this base: the agent has all of it, but must have missed that it ended.
+            said = entry.log.tokens(bundle.base - 1)
+            bundle = DraftBundle(
+                VERSION, "draft", bundle.session, bundle.epoch, bundle.revision, bundle.round, bundle.base - 1, b"", ()
+            )
+        return [self._verdict(key, entry, bundle, now=None, received=arrived.received, step_time=0.0)]
+
+    def _verdict(
+        self, key: Key, entry: _Entry, bundle: DraftBundle, *, now: float | None, received: float, step_time: float
+    ) -> Reply:
+        tokens = entry.log.tokens(bundle.base, bundle.base + MAX_VERDICT_TOKENS)
+        end = bundle.base + len(tokens)
+        agreeing = 0
+        for ours, theirs in zip(tokens, bundle.draft, strict=False):
+            if ours != theirs:
+                break
+            agreeing += 1
+        queued = max(0.0, now - received - step_time) if now is not None else 0.0
+        return Reply(
+            key.device,
+            Verdict(
+                VERSION,
+                "verdict",
+                bundle.session,
+                bundle.epoch,
+                bundle.round,
+                bundle.base,
+                tokens,
+                agreeing,
+                entry.log.digest(end),
+                entry.finish if end == len(entry.log) else None,
+                round(queued * 1e6),
+                round(step_time * 1e6),
+            ),
+        )
+
+    # The engine's side --------------------------------------------------------------------------------------------
+
+    def ready(self) -> Iterator[Work]:
+        """Yield what the engine could do now, one piece per session that has none under way."""
+        for key, entry in self._entries.items():
+            if entry.running_work is not None or entry.refusal is not None:
+                continue
+            sequence = entry.log.sequence()
+            context = entry.context
+            if entry.waiting is not None:
+                bundle = entry.waiting.bundle
+                rest = self._rest(entry, bundle)
+                patience = bundle.time_left / 1e6 if bundle.time_left else float("inf")
+                received = entry.waiting.received
+                yield Work(
+                    key, context.epoch, context.revision, sequence + rest, len(rest) + 1, received + patience, received
+                )
+            elif entry.prefill and entry.finish is None and len(sequence) > 1:
+                yield Work(key, context.epoch, context.revision, sequence[:-1], 0, float("inf"), float("inf"))
+
+    def _rest(self, entry: _Entry, bundle: DraftBundle) -> tuple[int, ...]:
+        """Return the part of a draft that reaches past the log, no longer than the text may become."""
+        rest = bundle.draft[len(entry.log) - bundle.base :]
+        return rest[: entry.context.max_tokens - len(entry.log) - 1]
+
+    def start(self, work: Work) -> None:
+        """Note that the engine has taken this work up, at once or in chunks."""
+        entry = self._entries[work.key]
+        entry.running_work = work
+        entry.prefill = False
+        if work.choose:
+            entry.running, entry.waiting = entry.waiting, None
+
+    def complete(self, work: Work, chosen: Sequence[int], now: float, step_time: float) -> list[Effect]:
+        """Take in the target's tokens for a piece of work; drop them if the entry was replaced meanwhile."""
+        entry = self._entries.get(work.key)
+        if entry is None or entry.running_work is not work:
+            return []
+        running, entry.running, entry.running_work = entry.running, None, None
+        if running is None:
+            return []
+        bundle = running.bundle
+        room = entry.context.max_tokens - len(entry.log)
+        draft = work.sequence[len(work.sequence) - work.choose + 1 :]
+        judgement = judge(draft, chosen, end_tokens=entry.end_tokens, room=room)
+        entry.log.extend(judgement.tokens)
+        entry.finish = judgement.finish
+        effects: list[Effect] = [
+            self._verdict(work.key, entry, bundle, now=now, received=running.received, step_time=step_time)
+        ]
+        if entry.waiting is not None:
+            waiting, entry.waiting = entry.waiting, None
+            effects += self._check(work.key, entry, waiting, now)
+        return effects
+
+    def fail(self, work: Work, sentence: str) -> list[Effect]:
+        """The engine could not do this work; the device is told and may try again."""
+        entry = self._entries.get(work.key)
+        if entry is None or entry.running_work is not work:
+            return []
+        running, entry.running, entry.running_work = entry.running, None, None
+        if running is None:
+            return []
+        bundle = running.bundle
+        return [self._refuse(work.key.device, "engine_failed", sentence, bundle.session, bundle.epoch, bundle.round)]
+
+    # Time ---------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """Ask for the contexts of bundles that have waited too long for them."""
+        effects: list[Effect] = []
+        while self._parked:
+            key, held = next(iter(self._parked.items()))
+            if held.received + PATIENCE > now:
+                break
+            del self._parked[key]
+            reason: ResyncReason = "unknown_revision" if key in self._entries else "unknown_session"
+            effects += self._ask(key, held.bundle, reason, now, self._known_epoch(key))
+        return effects
+
+    def next_tick(self) -> float | None:
+        """Return when `tick` will next have something to do, in seconds, or None."""
+        if not self._parked:
+            return None
+        return next(iter(self._parked.values())).received + PATIENCE
+
+    # Words to devices ---------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, key: Key, bundle: DraftBundle, reason: ResyncReason, now: float, known: Epoch | None
+    ) -> list[Effect]:
+        """Ask for the context again; once per (session, revision), then with back-off."""
+        asked = self._asked.get(key)
+        backoff = RESYNC_BACKOFF
+        if asked is not None and (asked.epoch, asked.revision, asked.reason) == (bundle.epoch, bundle.revision, reason):
+            if now < asked.again_at:
+                return []
+            backoff = min(asked.backoff * 2, RESYNC_BACKOFF_MOST)
+        record = _Asked(bundle.epoch, bundle.revision, reason, now + backoff, backoff)
+        _remember(self._asked, key, record, self._memory)
+        resync = Resync(VERSION, "resync", bundle.session, bundle.epoch, bundle.revision, bundle.round, reason, known)
+        return [Reply(key.device, resync)]
+
+    def _refuse(
+        self,
+        device: str,
+        code: RefusalCode,
+        sentence: str,
+        session: bytes,
+        epoch: Epoch,
+        number: int | None = None,
+    ) -> Reply:
+        retry = RETRY_AFTER if code in ("overloaded", "engine_failed") else 0
+        return Reply(device, Refusal(VERSION, "refusal", code, sentence, session, epoch, number, retry))
+
+    def _known_epoch(self, key: Key) -> Epoch | None:
+        entry = self._entries.get(key)
+        if entry is not None:
+            return entry.context.epoch
+        return self._elsewhere.get(key) or self._tombstones.get(key)
+
+    def _foreign(self, tokens: Sequence[int]) -> int | None:
+        return next((token for token in tokens if token >= self._target.vocab_size), None)
+
+    def _not_in_vocabulary(self, token: int) -> str:
+        return (
+            f"token {token} is not in the target's vocabulary of {self._target.vocab_size}: "
+            "the drafter or its tokenizer is not the target's"
+        )
+
+
+V = TypeVar("V")
+
+
+def _remember(memory: OrderedDict[Key, V], key: Key, value: V, most: int) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    while len(memory) > most:
+        memory.popitem(last=False)
