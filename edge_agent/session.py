@@ -490,12 +490,12 @@ class Session:
     def _finish(self, reason: Literal["stop", "length", "cancelled"]) -> list[Effect]:
         """End well: what the end stands on is durable by now, so the context may go."""
         self.state = State.FINISHED
-        cleared: list[Effect] = [ClearContext()] if self._context else []
+        cleared: list[Effect] = [ClearContext()] if self._epoch.counter else []
         return [StopTimer(), *cleared, Finished(reason)]
 
     def _fail(self, code: str, sentence: str) -> list[Effect]:
         self.state = State.FINISHED
-        cleared: list[Effect] = [ClearContext()] if self._context else []
+        cleared: list[Effect] = [ClearContext()] if self._epoch.counter else []
         return [
             StopTimer(),
             Persist(self._epoch.counter, len(self.log), finish="failed"),

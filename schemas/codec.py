@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args, overload
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,7 @@ from schemas.errors import (
     UnexpectedKind,
     UnsupportedVersion,
 )
+from schemas.limits import MAX_PROMPT_CHARACTERS
 from schemas.messages import (
     VERSION,
     AgentState,
@@ -32,7 +33,9 @@ from schemas.messages import (
     VerifierState,
 )
 
-D = TypeVar("D", SessionContext, DraftBundle, Verdict, Resync, Refusal)
+A = TypeVar("A", bound=DataMessage)
+B = TypeVar("B", bound=DataMessage)
+C = TypeVar("C", bound=DataMessage)
 S = TypeVar("S", AgentState, VerifierState)
 
 
@@ -69,7 +72,15 @@ def encode(message: DataMessage) -> bytes:
     return payload
 
 
-def decode(payload: bytes, *expected: type[D]) -> D:
+@overload
+def decode(payload: bytes, first: type[A], /) -> A: ...
+@overload
+def decode(payload: bytes, first: type[A], second: type[B], /) -> A | B: ...
+@overload
+def decode(payload: bytes, first: type[A], second: type[B], third: type[C], /) -> A | B | C: ...
+
+
+def decode(payload: bytes, *expected: Any) -> Any:
     """Return the data-plane message in `payload`, one of the `expected` types.
 
     Raises:
@@ -86,11 +97,9 @@ def decode(payload: bytes, *expected: type[D]) -> D:
             "update the older side"
         )
     struct = _KINDS.get(header.kind)
-    for wanted in expected:
-        if struct is wanted:
-            _check_size(payload, wanted.limit, wanted.__name__)
-            message: D = _unpack(_UNPACKERS[header.kind], payload, wanted.__name__)  # type: ignore[assignment]
-            return message
+    if struct is not None and struct in expected:
+        _check_size(payload, struct.limit, struct.__name__)
+        return _unpack(_UNPACKERS[header.kind], payload, struct.__name__)
     raise UnexpectedKind(f"a message of kind {header.kind[:40]!r} came where {_names(expected)} was expected")
 
 
@@ -145,8 +154,8 @@ def decode_ask(payload: bytes) -> Ask:
     text = _text(payload)
     if text.lstrip().startswith("{"):
         ask = _parse(_ASK, payload, "the ask")
-    elif len(text) > Ask.limit:
-        raise PayloadTooLarge(f"a prompt may have {Ask.limit} characters, this one has {len(text)}")
+    elif len(text) > MAX_PROMPT_CHARACTERS:
+        raise PayloadTooLarge(f"a prompt may have {MAX_PROMPT_CHARACTERS} characters, this one has {len(text)}")
     else:
         ask = Ask(prompt=text)
     if ask.prompt is not None and ask.messages:
@@ -170,8 +179,14 @@ def _check_size(payload: bytes, limit: int, what: str) -> None:
         raise PayloadTooLarge(f"{what} may have {limit} bytes, this one has {len(payload)}")
 
 
-def _names(structs: tuple[type[DataMessage], ...]) -> str:
+def _names(structs: tuple[type[Struct], ...]) -> str:
     return " or ".join(struct.__name__ for struct in structs)
+
+
+def _brief(error: msgspec.ValidationError) -> str:
+    """Return what msgspec says, without the middle of a long value it quotes: it must fit into a Sentence."""
+    text = str(error)
+    return text if len(text) <= 300 else f"{text[:200]}...{text[-80:]}"
 
 
 def _text(payload: bytes) -> str:
@@ -190,11 +205,13 @@ def _unpack(decoder: msgspec.msgpack.Decoder[T], payload: bytes, what: str) -> T
     try:
         return decoder.decode(payload)
     except msgspec.ValidationError as error:
-        raise InvalidField(f"{what} is not valid: {error}") from None
+        raise InvalidField(f"{what} is not valid: {_brief(error)}") from None
     except msgspec.DecodeError as error:
         if not payload or "truncated" in str(error):
             raise PayloadTruncated(f"{what} is cut off after {len(payload)} bytes") from None
         raise PayloadMalformed(f"{what} is not msgpack: {error}") from None
+    except UnicodeDecodeError:
+        raise PayloadMalformed(f"{what} holds a string that is not UTF-8") from None
     except RecursionError:
         raise PayloadMalformed(f"{what} is nested too deeply") from None
 
@@ -203,7 +220,7 @@ def _parse(decoder: msgspec.json.Decoder[T], payload: bytes, what: str) -> T:
     try:
         return decoder.decode(payload)
     except msgspec.ValidationError as error:
-        raise InvalidField(f"{what} is not valid: {error}") from None
+        raise InvalidField(f"{what} is not valid: {_brief(error)}") from None
     except msgspec.DecodeError as error:
         raise PayloadMalformed(f"{what} is not valid JSON: {error}") from None
     except RecursionError:

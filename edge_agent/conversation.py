@@ -1,0 +1,216 @@
+"""One request being answered: its session, what the session wants carried out, and the events its app sees."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+from edge_agent.answer import Answer
+from edge_agent.effects import (
+    ClearContext,
+    Draft,
+    Effect,
+    Emit,
+    Failed,
+    Finished,
+    Persist,
+    PublishContext,
+    PublishDraft,
+    StartTimer,
+    StopTimer,
+)
+from edge_agent.events import Event, StopFound, TimerFired
+from edge_agent.session import Request, Session, State
+from schemas import codec
+from schemas.messages import AnswerEvent, FinishReason, Statistics
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from edge_agent.policy import Policy
+    from edge_agent.roundtrip import RoundTrip
+    from edge_agent.spool import Spool, Spooled
+    from schemas.topics import Topics
+
+_log = logging.getLogger(__name__)
+
+
+class Surroundings(Protocol):
+    """What a conversation needs of its agent."""
+
+    device: str
+    topics: Topics
+    spool: Spool
+    policy: Policy
+    roundtrip: RoundTrip
+    nonce: bytes
+    link_up: bool
+    drafter_context: int
+
+    def now(self) -> float:
+        """Return the time in seconds, of a clock that never goes back."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send a message; what cannot be sent is logged."""
+        ...
+
+    def draft(self, session: bytes, wish: Draft) -> None:
+        """Have a token drafted."""
+        ...
+
+    def decode(self, tokens: list[int]) -> str:
+        """Turn token ids into text."""
+        ...
+
+
+class Conversation:
+    """Drives one session: events in, effects carried out, answer events published."""
+
+    def __init__(self, request: Spooled, around: Surroundings) -> None:
+        """Take a request up, from the beginning or from where an earlier run of the agent left it."""
+        self.request = request
+        self.timer: float | None = None
+        self.bytes_down = 0
+        self._bytes_up = 0
+        self._around = around
+        self._asked_at = around.now()
+        self._first_at: float | None = None
+        before = around.spool.progress(request.session)
+        around.spool.mark_run(request.session)
+        self._answer = Answer(request.id, around.decode, request.stop_strings, run=before.runs)
+        self._session = Session(
+            Request(
+                request.session, request.prompt, request.max_tokens, request.tokenizer, request.sampling, request.stop
+            ),
+            around.policy,
+            nonce=around.nonce,
+            epoch=before.epoch,
+            committed=before.committed,
+            link_up=around.link_up,
+            drafter_context=around.drafter_context,
+            roundtrip=around.roundtrip,
+        )
+        self.over = False
+        if before.committed:
+            self._show(0, before.committed)
+        if before.finish is not None:
+            self._end_as_before(before.finish)
+
+    @property
+    def queued(self) -> bool:
+        """Whether no verifier has been found yet."""
+        return self._session.state is State.QUEUED
+
+    def receive(self, event: Event) -> None:
+        """Tell the session what happened and carry out what it wants."""
+        if self.over:
+            return
+        before = self._session.state
+        for effect in self._session.receive(event, self._around.now()):
+            self._carry_out(effect)
+        if self._session.state is not before:
+            _log.debug(
+                "request %s: %s -> %s on %s",
+                self.request.id,
+                before.value,
+                self._session.state.value,
+                type(event).__name__,
+            )
+        if self._answer.stopped and not self.over:
+            self.receive(StopFound())
+
+    def check_timer(self) -> None:
+        """Tell the session if its timer has run out."""
+        if self.timer is not None and self.timer <= self._around.now():
+            self.timer = None
+            self.receive(TimerFired())
+
+    def fail(self, code: str, sentence: str) -> None:
+        """End the request for a reason outside the session."""
+        if not self.over:
+            around = self._around
+            around.spool.save(self.request.session, self._session.epoch.counter, len(self._session.log), (), "failed")
+            around.publish(around.topics.session(around.device, self.request.session), b"", retain=True)
+            self._failed(code, sentence)
+
+    def _carry_out(self, effect: Effect) -> None:  # noqa: C901 -- one case per effect
+        around, session = self._around, self.request.session
+        match effect:
+            case Persist(epoch, start, tokens, finish):
+                around.spool.save(session, epoch, start, tokens, finish)
+            case PublishContext(context):
+                self._publish_counted(around.topics.session(around.device, session), codec.encode(context), retain=True)
+            case ClearContext():
+                around.publish(around.topics.session(around.device, session), b"", retain=True)
+            case PublishDraft(verifier, bundle):
+                self._publish_counted(around.topics.draft(around.device, verifier), codec.encode(bundle))
+            case Draft():
+                around.draft(session, effect)
+            case StartTimer(delay):
+                self.timer = around.now() + delay
+            case StopTimer():
+                self.timer = None
+            case Emit(index, tokens):
+                self._first_at = self._first_at or around.now()
+                self._show(index, tokens)
+            case Finished(reason):
+                self._finish(reason)
+            case Failed(code, sentence):
+                self._failed(code, sentence)
+            case _:
+                assert_never(effect)
+
+    def _publish_counted(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self._bytes_up += len(payload)
+        self._around.publish(topic, payload, retain=retain)
+
+    # What the app sees --------------------------------------------------------------------------------------------
+
+    def _show(self, index: int, tokens: tuple[int, ...]) -> None:
+        if not self._answer.stopped:
+            self._say(self._answer.token(index, tokens))
+
+    def _finish(self, reason: FinishReason | Literal["cancelled"]) -> None:
+        reason = "stop" if self._answer.stopped and reason == "length" else reason
+        last, done = self._answer.done(len(self._session.log), reason, self._statistics(), self._session.verifier)
+        if last is not None:
+            self._say(last)
+        self._say(done, final=True)
+        _log.info("request %s: done (%s), %d tokens", self.request.id, reason, len(self._session.log))
+
+    def _failed(self, code: str, sentence: str) -> None:
+        _log.warning("request %s failed (%s): %s", self.request.id, code, sentence)
+        self._say(self._answer.error(code, sentence[:1000]), final=True)
+
+    def _end_as_before(self, finish: str) -> None:
+        """The last run of the agent ended the session but did not come to say so."""
+        around = self._around
+        around.publish(around.topics.session(around.device, self.request.session), b"", retain=True)
+        if finish in ("stop", "length", "cancelled"):
+            self._finish(finish)  # type: ignore[arg-type]
+        else:
+            self._failed("interrupted", "the request failed just before the agent was restarted: ask again")
+
+    def _say(self, event: AnswerEvent, *, final: bool = False) -> None:
+        payload = codec.encode_json(event)
+        if final:
+            self.over = True
+            self.timer = None
+            self._around.spool.finalize(self.request.session, payload)
+        self._around.publish(self._around.topics.answer(self._around.device, self.request.id), payload)
+
+    def _statistics(self) -> Statistics:
+        now, tally = self._around.now(), self._session.tally
+        return Statistics(
+            prompt_tokens=len(self.request.prompt),
+            tokens=len(self._session.log),
+            rounds=tally.rounds,
+            drafted=tally.drafted,
+            accepted=tally.accepted,
+            resends=tally.resends,
+            ttft=round(1e6 * ((self._first_at or now) - self._asked_at)),
+            duration=round(1e6 * (now - self._asked_at)),
+            bytes_up=self._bytes_up,
+            bytes_down=self.bytes_down,
+        )

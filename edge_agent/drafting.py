@@ -1,0 +1,75 @@
+"""The thread that drafts: always the newest wish, never more than one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from edge_agent.drafters.drafter import DrafterError
+from edge_agent.events import Drafted, DrafterLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.drafters.drafter import Drafter
+    from edge_agent.effects import Draft
+
+_log = logging.getLogger(__name__)
+
+
+class DraftingThread:
+    """Runs a drafter beside the protocol, so that drafting blocks no message and no message waits for a draft.
+
+    Args:
+        drafter: used from this thread alone.
+        answer: called on this thread with the session and `Drafted` or `DrafterLost`; must only enqueue.
+    """
+
+    def __init__(self, drafter: Drafter, answer: Callable[[bytes, Drafted | DrafterLost], None]) -> None:
+        self._drafter = drafter
+        self._answer = answer
+        self._wish: tuple[bytes, Draft] | None = None
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="drafting", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread after the token it is at."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def draft(self, session: bytes, wish: Draft) -> None:
+        """Draft this next; replaces a wish that was not begun."""
+        with self._changed:
+            self._wish = (session, wish)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._wish is None and not self._stopping:
+                    self._changed.wait()
+                if self._stopping or self._wish is None:
+                    return
+                (session, wish), self._wish = self._wish, None
+            self._answer(session, self._propose(wish))
+
+    def _propose(self, wish: Draft) -> Drafted | DrafterLost:
+        try:
+            proposal = self._drafter.propose(wish.sequence)
+        except DrafterError as error:
+            _log.warning(
+                "the drafter %s cannot go on, so this answer goes on without drafts: %s", self._drafter.name, error
+            )
+        except Exception:  # noqa: BLE001 -- drafts are a help, never a need
+            _log.exception("the drafter %s failed, so this answer goes on without drafts", self._drafter.name)
+        else:
+            return Drafted(wish.branch, proposal.token, proposal.confidence)
+        return DrafterLost()

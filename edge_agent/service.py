@@ -1,0 +1,446 @@
+"""The agent's shell: carries out what sessions want, and tells them what happens.
+
+One loop owns all state. The network thread, the drafting thread and the clock only put things into its queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, assert_never
+
+from msgspec import Struct
+
+from broker.address import BrokerAddress
+from broker.client import Bridge
+from broker.errors import BrokerError
+from broker.message import Message, Will
+from broker.tls import Tls
+from edge_agent.conversation import Conversation
+from edge_agent.drafting import DraftingThread
+from edge_agent.events import Cancelled, Drafted, DrafterLost, Event, LinkDown, LinkUp, Placed, Unplaced
+from edge_agent.intake import AskError, new_request_id, spooled
+from edge_agent.placement import Placement
+from edge_agent.roundtrip import RoundTrip
+from schemas import codec
+from schemas.digest import tokenizer_digest
+from schemas.errors import WireError
+from schemas.limits import ID_BYTES
+from schemas.messages import (
+    VERSION,
+    AgentState,
+    ErrorEvent,
+    Refusal,
+    Resync,
+    Verdict,
+    VerifierState,
+)
+from schemas.topics import Family, Topics, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.drafters.drafter import Drafter
+    from edge_agent.effects import Draft
+    from edge_agent.policy import Policy
+    from edge_agent.spool import Spool, Spooled
+    from edge_agent.tokenizer import ChatTokenizer
+
+_log = logging.getLogger(__name__)
+
+MISFIT_GRACE: Final = 2.0
+"""Seconds an agent waits for a fitting verifier after it has seen only others: announcements arrive one by one."""
+STRANGERS_FOR: Final = 5.0
+"""Seconds after a connect in which retained contexts of forgotten sessions arrive, to be cleared."""
+KEPT_REQUESTS: Final = 1_000
+
+
+class AgentOptions(Struct, frozen=True):
+    """How one agent runs.
+
+    Attributes:
+        device: own id; also the MQTT client id.
+        address: of the broker.
+        root: of all topics.
+        target: name of the target model it is set up for, for people.
+        max_tokens: length of an answer if the ask leaves it open.
+        max_queue: requests that may wait; more are refused.
+        release: version of the software, for people.
+    """
+
+    device: str
+    address: BrokerAddress
+    root: str = "sled/v1"
+    target: str = ""
+    max_tokens: int = 256
+    max_queue: int = 16
+    tls: Tls | None = None
+    release: str = ""
+
+
+class _Up(Struct, frozen=True):
+    """The broker is connected and all subscriptions are in place."""
+
+
+class _Down(Struct, frozen=True):
+    """The broker is not connected."""
+
+    reason: str
+
+
+class _DraftAnswer(Struct, frozen=True):
+    """The drafting thread has answered for a session."""
+
+    session: bytes
+    event: Drafted | DrafterLost
+
+
+class _Stop(Struct, frozen=True):
+    """End the loop."""
+
+
+_Item = Message | _Up | _Down | _DraftAnswer | _Stop
+
+
+class Agent:
+    """A device: takes asks, drafts, has drafts verified, answers."""
+
+    def __init__(
+        self,
+        options: AgentOptions,
+        drafter: Drafter,
+        tokenizer: ChatTokenizer,
+        policy: Policy,
+        spool: Spool,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Set an agent up; nothing is connected before `run`.
+
+        Raises:
+            InvalidTopic: the device id or the topic root is malformed.
+        """
+        self._options = options
+        self.device = check_name(options.device)
+        self.topics = Topics(options.root)
+        self._tokenizer = tokenizer
+        self._digest = tokenizer_digest(tokenizer.canonical_json)
+        self._drafter = drafter
+        self.drafter_context = drafter.context_length
+        self.policy = policy
+        self.spool = spool
+        self._clock = clock
+        self.nonce = secrets.token_bytes(ID_BYTES)
+        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._placement = Placement(self.device, self._digest)
+        self.roundtrip = RoundTrip()
+        self._waiting: deque[Spooled] = deque()
+        self._active: Conversation | None = None
+        self.link_up = False
+        self._misfit_since: float | None = None
+        self._undelivered = False
+        self._drafting = DraftingThread(drafter, lambda session, event: self._items.put(_DraftAnswer(session, event)))
+        self._bridge = self._make_bridge()
+
+    def _make_bridge(self) -> Bridge:
+        topics, device = self.topics, self.device
+        state = topics.device_state(device)
+        bridge = Bridge(
+            self._options.address,
+            device,
+            clean=False,
+            tls=self._options.tls,
+            will=Will(state, codec.encode_json(self._state("offline"))),
+            on_up=lambda _present: self._items.put(_Up()),
+            on_down=lambda reason: self._items.put(_Down(reason)),
+            on_error=lambda error: _log.error("%s", error),
+        )
+        bridge.subscribe(topics.verdict(device), self._items.put)
+        bridge.subscribe(topics.verifier_state("+"), self._items.put)
+        bridge.subscribe(topics.ask(device), self._items.put, acknowledge="manual")
+        bridge.subscribe(topics.cancel(device), self._items.put)
+        bridge.subscribe(state, self._items.put)
+        bridge.subscribe(topics.sessions(device), self._items.put)
+        return bridge
+
+    def _state(self, status: str) -> AgentState:
+        return AgentState(
+            VERSION,
+            "online" if status == "online" else "offline",
+            self.nonce.hex(),
+            self._drafter.name,
+            self._options.target,
+            self._digest,
+            self._options.release,
+        )
+
+    # The loop -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask the loop to end; callable from any thread and from a signal handler."""
+        self._items.put(_Stop())
+
+    def run(self) -> None:
+        """Serve until `stop`: connect, resume what was under way, answer."""
+        for request in self.spool.unanswered():
+            self._waiting.append(request)
+        self._undelivered = bool(self.spool.undelivered())
+        self._drafting.start()
+        self._bridge.start()
+        self._begin_next()
+        try:
+            while True:
+                try:
+                    item: _Item | None = self._items.get(timeout=self._patience())
+                except queue.Empty:
+                    item = None
+                if isinstance(item, _Stop):
+                    break
+                self._turn(item)
+        finally:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._drafting.stop()
+        try:
+            self._bridge.publish(
+                self.topics.device_state(self.device), codec.encode_json(self._state("offline")), retain=True
+            )
+        except BrokerError as error:
+            _log.warning("the offline state could not be published: %s", error)
+        self._bridge.stop()
+        self.spool.close()
+
+    def _turn(self, item: _Item | None) -> None:
+        """One turn of the loop. A mistake of ours ends the request it happened in, never the agent."""
+        try:
+            if item is not None:
+                self._take(item)
+            self._check_timers()
+            self._note_delivery()
+        except Exception:  # noqa: BLE001 -- one bad message must not end the service
+            _log.exception("a turn of the agent failed; it goes on")
+            self._fail_active("internal_error", "the agent made a mistake and has logged it: ask again")
+
+    def _patience(self) -> float:
+        now = self._clock()
+        due = [now + 1.0]
+        if self._active is not None and self._active.timer is not None:
+            due.append(self._active.timer)
+        return max(0.0, min(due) - now)
+
+    def _take(self, item: _Item) -> None:
+        match item:
+            case Message():
+                self._message(item)
+            case _DraftAnswer(session, event):
+                if self._active is not None and self._active.request.session == session:
+                    self._tell(event)
+            case _Up():
+                self._connected()
+            case _Down(reason):
+                _log.warning("%s", reason)
+                if self.link_up:
+                    self.link_up = False
+                    self._tell(LinkDown())
+            case _Stop():
+                pass
+            case _:
+                assert_never(item)
+
+    def _connected(self) -> None:
+        self.link_up = True
+        _log.info("device %s is connected to the broker at %s", self.device, self._options.address)
+        self._publish_state()
+        for _, final in self.spool.undelivered():
+            event = codec.decode_event(final)
+            self.publish(self.topics.answer(self.device, event.request), final)
+        self._tell(LinkUp())
+
+    def _publish_state(self) -> None:
+        self.publish(self.topics.device_state(self.device), codec.encode_json(self._state("online")), retain=True)
+
+    def _check_timers(self) -> None:
+        if self._active is not None:
+            self._active.check_timer()
+            self._retire()
+        if self._active is not None and self._active.queued:
+            self._check_misfit(self._clock())
+
+    def _check_misfit(self, now: float) -> None:
+        """Refuse early where only verifiers with another tokenizer are about."""
+        misfit = self._placement.misfit()
+        if misfit is None:
+            self._misfit_since = None
+        elif self._misfit_since is None:
+            self._misfit_since = now
+        elif now - self._misfit_since >= MISFIT_GRACE:
+            self._fail_active("tokenizer_mismatch", misfit)
+
+    def _fail_active(self, code: str, sentence: str) -> None:
+        if self._active is not None:
+            self._active.fail(code, sentence)
+            self._retire()
+
+    def _note_delivery(self) -> None:
+        if self._undelivered and self.link_up and self._bridge.flush(0):
+            self.spool.mark_delivered()
+            self.spool.prune(KEPT_REQUESTS)
+            self._undelivered = False
+
+    # Messages -----------------------------------------------------------------------------------------------------
+
+    def _message(self, message: Message) -> None:
+        try:
+            topic = self.topics.parse(message.topic)
+            match topic.family:
+                case Family.VERDICT:
+                    self._verdict(message.payload)
+                case Family.VERIFIER_STATE:
+                    self._verifier_state(topic.verifier, message.payload)
+                case Family.ASK:
+                    self._ask(message)
+                case Family.CANCEL:
+                    self._cancel(message.payload)
+                case Family.DEVICE_STATE:
+                    self._own_state(message.payload)
+                case Family.SESSION:
+                    self._own_context(topic.session, message.payload)
+                case _:
+                    pass
+        except WireError as error:
+            _log.warning("a message to %s was dropped (%s): %s", message.topic, error.code, error)
+
+    def _verdict(self, payload: bytes) -> None:
+        message = codec.decode(payload, Verdict, Resync, Refusal)
+        active = self._active
+        if active is not None and message.session == active.request.session:
+            active.bytes_down += len(payload)
+            self._tell(message)
+        elif isinstance(message, Resync) and not self._knows(message.session):
+            # The verifier holds a context of a session that has ended: clear it again.
+            self.publish(self.topics.session(self.device, message.session), b"", retain=True)
+        elif isinstance(message, Refusal):
+            _log.warning("the verifier refused (%s): %s", message.code, message.sentence)
+
+    def _knows(self, session: bytes) -> bool:
+        if self._active is not None and self._active.request.session == session:
+            return True
+        return any(request.session == session for request in self._waiting)
+
+    def _verifier_state(self, verifier: str, payload: bytes) -> None:
+        state = codec.decode_state(payload, VerifierState) if payload else None
+        self._placement.announce(verifier, state)
+        self._place()
+
+    def _place(self) -> None:
+        terms = self._placement.pick()
+        self._tell(Placed(terms) if terms is not None else Unplaced())
+
+    def _own_state(self, payload: bytes) -> None:
+        """Put right at once what an old will says of this device."""
+        if self.link_up and (not payload or codec.decode_state(payload, AgentState).status == "offline"):
+            self._publish_state()
+
+    def _own_context(self, session: bytes, payload: bytes) -> None:
+        """Clear retained contexts of sessions that this agent does not know (any more)."""
+        if payload and not self._knows(session):
+            _log.info("clearing the retained context of session %s, which has ended", session.hex())
+            self.publish(self.topics.session(self.device, session), b"", retain=True)
+
+    # Asks ---------------------------------------------------------------------------------------------------------
+
+    def _ask(self, message: Message) -> None:
+        """Spool a request, then acknowledge it: from here on it survives a crash."""
+        request = new_request_id()
+        try:
+            ask = codec.decode_ask(message.payload)
+            request = ask.id or request
+            self._accept(spooled(ask, request, self._tokenizer, self._digest, max_tokens=self._options.max_tokens))
+        except (WireError, AskError) as error:
+            _log.warning("request %s was refused (%s): %s", request, error.code, error)
+            event = ErrorEvent(request, 0, error.code, str(error)[:1000])
+            self.publish(self.topics.answer(self.device, request), codec.encode_json(event))
+        message.acknowledge()
+
+    def _accept(self, request: Spooled) -> None:
+        known = self.spool.find(request.id)
+        if known is not None:
+            _log.info("request %s was asked again", request.id)
+            if known.final is not None:
+                self.publish(self.topics.answer(self.device, request.id), known.final)
+            return
+        if len(self._waiting) >= self._options.max_queue:
+            raise AskError(
+                "queue_full",
+                f"device {self.device} has {len(self._waiting)} requests waiting, which is all it takes: "
+                "ask again when some are answered",
+            )
+        self.spool.add(request)
+        self._waiting.append(request)
+        _log.info(
+            "request %s: %d prompt tokens, at most %d of answer", request.id, len(request.prompt), request.max_tokens
+        )
+        self._begin_next()
+
+    def _cancel(self, payload: bytes) -> None:
+        request = codec.decode_cancel(payload).id
+        if self._active is not None and self._active.request.id == request:
+            self._tell(Cancelled())
+            return
+        for waiting in self._waiting:
+            if waiting.id == request:
+                self._waiting.remove(waiting)
+                Conversation(waiting, self).receive(Cancelled())
+                self._undelivered = True
+                return
+        _log.info("request %s cannot be cancelled: it is not known or has ended", request)
+
+    # Conversations ------------------------------------------------------------------------------------------------
+
+    def _begin_next(self) -> None:
+        """Take up the next request, if none is under way."""
+        while self._active is None and self._waiting:
+            self._active = Conversation(self._waiting.popleft(), self)
+            terms = self._placement.pick()
+            if terms is not None:
+                self._tell(Placed(terms))
+            elif not self._active.over:
+                missing = "a verifier to announce itself" if self.link_up else "the broker"
+                _log.info("request %s waits for %s", self._active.request.id, missing)
+            self._retire()
+
+    def _tell(self, event: Event) -> None:
+        if self._active is not None:
+            self._active.receive(event)
+            self._retire()
+
+    def _retire(self) -> None:
+        if self._active is not None and self._active.over:
+            self._active = None
+            self._undelivered = True
+            self._begin_next()
+
+    # What conversations need --------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the time in seconds, of a clock that never goes back."""
+        return self._clock()
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send a message; one that cannot be sent is logged and lost, which the protocol survives."""
+        try:
+            self._bridge.publish(topic, payload, retain=retain)
+        except BrokerError as error:
+            _log.warning("a message to %s was not sent: %s", topic, error)
+
+    def draft(self, session: bytes, wish: Draft) -> None:
+        """Have a token drafted."""
+        self._drafting.draft(session, wish)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Turn token ids into text."""
+        return self._tokenizer.decode(tokens)

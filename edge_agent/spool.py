@@ -1,0 +1,206 @@
+"""What an agent must not forget: requests, their epochs, and what was committed. SQLite, in one file.
+
+A write that fences (an epoch, the end of a request, a new request) is on disk before the call returns; committed
+tokens survive a killed process at once and a power cut up to the last fencing write, after which the target says them
+again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from schemas.messages import Sampling, StopRules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS request (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    session BLOB NOT NULL UNIQUE,
+    body BLOB NOT NULL,
+    epoch INTEGER NOT NULL DEFAULT 0,
+    runs INTEGER NOT NULL DEFAULT 0,
+    finish TEXT,
+    final BLOB,
+    delivered INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS piece (
+    session BLOB NOT NULL,
+    start INTEGER NOT NULL,
+    tokens BLOB NOT NULL,
+    PRIMARY KEY (session, start)
+) WITHOUT ROWID;
+"""
+_FORMAT = 1
+
+
+class SpoolError(Exception):
+    """The spool cannot be used; the message says why and what to do."""
+
+
+class Spooled(Struct, frozen=True):
+    """A request as it was asked.
+
+    Attributes:
+        id: the app's name for it, or one drawn for it.
+        session: eight random bytes.
+        prompt: token ids, chat template applied.
+        stop_strings: end the text; the agent looks for them.
+    """
+
+    id: str
+    session: bytes
+    prompt: tuple[int, ...]
+    max_tokens: int
+    tokenizer: str
+    sampling: Sampling = Sampling()
+    stop: StopRules = StopRules()
+    stop_strings: tuple[str, ...] = ()
+
+
+class Progress(Struct, frozen=True):
+    """How far a request has come.
+
+    Attributes:
+        epoch: the highest epoch counter its session used.
+        runs: how many runs of the agent took it up before this one.
+        committed: output token ids.
+        finish: why it has ended, or None.
+        final: its last answer event as it was sent, or None.
+    """
+
+    epoch: int
+    runs: int
+    committed: tuple[int, ...]
+    finish: str | None
+    final: bytes | None
+
+
+class Spool:
+    """The requests of one device. Used from one thread."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or create the spool; None keeps it in memory, for trials.
+
+        Raises:
+            SpoolError: the file cannot be opened, is no spool, or is of a newer release.
+        """
+        where = str(path) if path else ":memory:"
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(where, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found not in (0, _FORMAT):
+                raise SpoolError(
+                    f"the spool {where} has format {found}, this release writes format {_FORMAT}: "
+                    "update the agent, or move the file away to start with an empty one"
+                )
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={_FORMAT}")
+        except (sqlite3.Error, OSError) as error:
+            raise SpoolError(
+                f"the spool {where} cannot be used ({error}): check that the folder is writable and the disk not full, "
+                "or move a broken file away to start with an empty one"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def add(self, request: Spooled) -> bool:
+        """Take in a request; False if one with its id is known already."""
+        cursor = self._db.execute(
+            "INSERT OR IGNORE INTO request (id, session, body) VALUES (?, ?, ?)",
+            (request.id, request.session, msgspec.msgpack.encode(request)),
+        )
+        return cursor.rowcount == 1
+
+    def save(self, session: bytes, epoch: int, start: int, tokens: Iterable[int], finish: str | None) -> None:
+        """Make an epoch, newly committed tokens and an end durable, all or nothing."""
+        words = array("I", tokens)
+        (known,) = self._db.execute("SELECT epoch FROM request WHERE session = ?", (session,)).fetchone()
+        fences = finish is not None or epoch != known
+        self._db.execute(f"PRAGMA synchronous={'FULL' if fences else 'NORMAL'}")
+        with _transaction(self._db):
+            if words:
+                self._db.execute("INSERT INTO piece VALUES (?, ?, ?)", (session, start, words.tobytes()))
+            if fences:
+                self._db.execute("UPDATE request SET epoch = ?, finish = ? WHERE session = ?", (epoch, finish, session))
+        if not fences:
+            self._db.execute("PRAGMA synchronous=FULL")
+
+    def finalize(self, session: bytes, final: bytes) -> None:
+        """Note the last answer event of a request, so that it can be sent again."""
+        self._db.execute("UPDATE request SET final = ? WHERE session = ?", (final, session))
+
+    def mark_delivered(self) -> None:
+        """Note that every final event so far has reached the broker."""
+        self._db.execute("UPDATE request SET delivered = 1 WHERE final IS NOT NULL AND delivered = 0")
+
+    def mark_run(self, session: bytes) -> None:
+        """Count that this run of the agent takes the request up."""
+        self._db.execute("UPDATE request SET runs = runs + 1 WHERE session = ?", (session,))
+
+    def find(self, request: str) -> Progress | None:
+        """Return how far the request with this id has come, or None if it is not known."""
+        row = self._db.execute("SELECT session FROM request WHERE id = ?", (request,)).fetchone()
+        return self.progress(row[0]) if row else None
+
+    def progress(self, session: bytes) -> Progress:
+        """Return how far a session has come."""
+        epoch, runs, finish, final = self._db.execute(
+            "SELECT epoch, runs, finish, final FROM request WHERE session = ?", (session,)
+        ).fetchone()
+        committed = array("I")
+        for (words,) in self._db.execute("SELECT tokens FROM piece WHERE session = ? ORDER BY start", (session,)):
+            committed.frombytes(words)
+        return Progress(epoch, runs, tuple(committed), finish, final)
+
+    def unanswered(self) -> list[Spooled]:
+        """Return the requests whose final event was never composed, oldest first."""
+        return self._bodies("final IS NULL")
+
+    def undelivered(self) -> list[tuple[Spooled, bytes]]:
+        """Return the requests whose final event may not have reached the broker, with that event."""
+        rows = self._db.execute(
+            "SELECT body, final FROM request WHERE final IS NOT NULL AND delivered = 0 ORDER BY number"
+        )
+        return [(msgspec.msgpack.decode(body, type=Spooled), final) for body, final in rows]
+
+    def prune(self, keep: int) -> None:
+        """Forget the oldest delivered requests until at most `keep` of them are left."""
+        with _transaction(self._db):
+            self._db.execute(
+                "DELETE FROM request WHERE delivered = 1 AND number NOT IN "
+                "(SELECT number FROM request WHERE delivered = 1 ORDER BY number DESC LIMIT ?)",
+                (keep,),
+            )
+            self._db.execute("DELETE FROM piece WHERE session NOT IN (SELECT session FROM request)")
+
+    def _bodies(self, where: str) -> list[Spooled]:
+        rows = self._db.execute(f"SELECT body FROM request WHERE {where} ORDER BY number")  # noqa: S608 -- own text
+        return [msgspec.msgpack.decode(body, type=Spooled) for (body,) in rows]
+
+
+class _transaction:  # noqa: N801 -- reads as a statement
+    """Commit on success, roll back on error; sqlite3's own context manager does not begin one in autocommit mode."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")

@@ -1,0 +1,343 @@
+"""The verifier's shell: intake → ledger → scheduler → engine → verdicts.
+
+One loop owns the ledger. The network thread only puts messages into its queue; the engine runs on a thread of its own,
+so that intake goes on while a step is computed.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import time
+from typing import TYPE_CHECKING, Final, assert_never, get_args
+
+from msgspec import Struct
+
+from broker.address import BrokerAddress
+from broker.client import Bridge
+from broker.errors import BrokerError
+from broker.message import Message, Will
+from broker.tls import Tls
+from schemas import codec
+from schemas.errors import WireError
+from schemas.messages import VERSION, DraftBundle, Refusal, RefusalCode, SessionContext, VerifierState
+from schemas.topics import Family, Topic, Topics, check_name
+from verifier.engine.segment import Segment
+from verifier.ledger import Effect, Key, Ledger, Release, Reply, Target, Work
+from verifier.scheduler import Candidate, plan
+from verifier.stepping import SteppingThread, StepResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from verifier.engine.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+ANNOUNCE_EVERY: Final = 5.0
+"""Seconds between announcements: load, round time and heartbeat."""
+SMOOTHING: Final = 0.2
+"""Weight of the newest round in the announced round time."""
+
+
+_REFUSAL_CODES = frozenset(get_args(RefusalCode))
+
+
+class VerifierOptions(Struct, frozen=True):
+    """How one verifier runs.
+
+    Attributes:
+        verifier: own id; also the MQTT client id.
+        address: of the broker.
+        root: of all topics.
+        target: name of the target model, for people.
+        tokenizer: digest of its tokenizer.
+        numerics: fingerprint of weights, dtype, device kind and engine version.
+        capacity: sessions served at once.
+        step_tokens: tokens fed per step at most.
+        release: version of the software, for people.
+    """
+
+    verifier: str
+    address: BrokerAddress
+    tokenizer: str
+    numerics: str
+    root: str = "sled/v1"
+    target: str = ""
+    capacity: int = 256
+    step_tokens: int = 512
+    tls: Tls | None = None
+    release: str = ""
+
+
+class _Up(Struct, frozen=True):
+    """The broker is connected and all subscriptions are in place."""
+
+
+class _Down(Struct, frozen=True):
+    """The broker is not connected."""
+
+    reason: str
+
+
+class _Stepped(Struct, frozen=True):
+    """The engine has finished a step, or has shown that it is alive (None)."""
+
+    result: StepResult | None
+
+
+class _Stop(Struct, frozen=True):
+    """End the loop."""
+
+
+_Item = Message | _Up | _Down | _Stepped | _Stop
+
+
+class Verifier:
+    """A server: verifies the drafts of many devices in shared steps of one target."""
+
+    def __init__(
+        self, options: VerifierOptions, engine: Engine, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Set a verifier up; nothing is connected before `run`.
+
+        Raises:
+            InvalidTopic: the verifier id or the topic root is malformed.
+        """
+        self._options = options
+        self._verifier = check_name(options.verifier, "verifier id")
+        self._topics = Topics(options.root)
+        self._engine = engine
+        self._clock = clock
+        target = Target(options.tokenizer, engine.vocab_size, engine.context_length, engine.end_tokens)
+        self._ledger = Ledger(self._verifier, target, capacity=options.capacity)
+        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._stepping = SteppingThread(engine, lambda result: self._items.put(_Stepped(result)))
+        self._boot = secrets.token_hex(8)
+        self._link_up = False
+        self._started: dict[Key, Work] = {}
+        self._batch: list[tuple[Work, bool]] | None = None
+        self._alive_asked = False
+        self._heartbeat = 0
+        self._round_time = 0.0
+        self._announce_at = 0.0
+        self._released: list[Key] = []
+        self._bridge = self._make_bridge()
+
+    def _make_bridge(self) -> Bridge:
+        state = self._topics.verifier_state(self._verifier)
+        bridge = Bridge(
+            self._options.address,
+            self._verifier,
+            clean=True,
+            tls=self._options.tls,
+            will=Will(state, codec.encode_json(VerifierState(VERSION, "offline", self._boot))),
+            on_up=lambda _present: self._items.put(_Up()),
+            on_down=lambda reason: self._items.put(_Down(reason)),
+            on_error=lambda error: _log.error("%s", error),
+        )
+        bridge.subscribe(state, self._items.put)
+        bridge.subscribe(self._topics.sessions("+"), self._items.put)
+        bridge.subscribe(self._topics.draft("+", self._verifier), self._items.put)
+        return bridge
+
+    # The loop -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask the loop to end; callable from any thread and from a signal handler."""
+        self._items.put(_Stop())
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._stepping.start()
+        self._bridge.start()
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._stepping.stop()
+        offline = VerifierState(VERSION, "offline", self._boot)
+        self._publish(self._topics.verifier_state(self._verifier), codec.encode_json(offline), retain=True)
+        self._bridge.stop()
+
+    def _turn(self) -> bool:
+        """Take in everything that has come, then start a step if the engine is free; False to end."""
+        for item in self._take_all():
+            if isinstance(item, _Stop):
+                return False
+            try:
+                self._take(item)
+            except Exception:  # noqa: BLE001 -- one bad message must not end the service
+                _log.exception("a turn of the verifier failed; it goes on")
+        now = self._clock()
+        self._carry_out(self._ledger.tick(now))
+        if self._batch is None:
+            self._start_step()
+        if self._link_up and now >= self._announce_at:
+            self._announce()
+        return True
+
+    def _take_all(self) -> list[_Item]:
+        now = self._clock()
+        due = [self._announce_at if self._link_up else now + 1.0, self._ledger.next_tick() or now + 1.0]
+        items: list[_Item] = []
+        try:
+            items.append(self._items.get(timeout=max(0.0, min(due) - now)))
+            while True:
+                items.append(self._items.get_nowait())
+        except queue.Empty:
+            return items
+
+    def _take(self, item: _Item) -> None:
+        match item:
+            case Message():
+                self._message(item)
+            case _Stepped(result):
+                self._heartbeat += 1
+                if result is None:
+                    self._alive_asked = False
+                else:
+                    self._stepped(result)
+            case _Up():
+                self._link_up = True
+                _log.info("verifier %s is connected to the broker at %s", self._verifier, self._options.address)
+                self._announce()
+            case _Down(reason):
+                self._link_up = False
+                _log.warning("%s", reason)
+            case _Stop():
+                pass
+            case _:
+                assert_never(item)
+
+    # Messages -----------------------------------------------------------------------------------------------------
+
+    def _message(self, message: Message) -> None:
+        try:
+            topic = self._topics.parse(message.topic)
+        except WireError as error:
+            _log.warning("a message to %s was dropped (%s): %s", message.topic[:200], error.code, error)
+            return
+        try:
+            if topic.family is Family.VERIFIER_STATE:
+                self._own_state(message.payload)
+            else:
+                self._carry_out(self._device_message(topic, message.payload))
+        except WireError as error:
+            _log.warning("a message from %s was refused (%s): %s", topic.device or "?", error.code, error)
+            if topic.device:
+                self._refuse(topic.device, error, topic.session or None)
+
+    def _device_message(self, topic: Topic, payload: bytes) -> list[Effect]:
+        now = self._clock()
+        if topic.family is Family.DRAFT:
+            return self._ledger.bundle(topic.device, codec.decode(payload, DraftBundle), now)
+        if not payload:
+            return self._ledger.cleared(topic.device, topic.session)
+        context = codec.decode(payload, SessionContext)
+        if context.session != topic.session:
+            _log.warning("device %s published the context of another session than its topic names", topic.device)
+            return []
+        return self._ledger.context(topic.device, context, now)
+
+    def _refuse(self, device: str, error: WireError, session: bytes | None) -> None:
+        code: RefusalCode = error.code if error.code in _REFUSAL_CODES else "malformed"  # type: ignore[assignment]
+        refusal = Refusal(VERSION, "refusal", code, str(error)[:1000], session)
+        self._publish(self._topics.verdict(device), codec.encode(refusal))
+
+    def _own_state(self, payload: bytes) -> None:
+        """Put right at once what an old will says of this verifier."""
+        if self._link_up and (not payload or codec.decode_state(payload, VerifierState).status == "offline"):
+            self._announce()
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Reply(device, message):
+                    if isinstance(message, Refusal):
+                        _log.warning("refused device %s (%s): %s", device, message.code, message.sentence)
+                    self._publish(self._topics.verdict(device), codec.encode(message))
+                case Release(key):
+                    self._started.pop(key, None)
+                    self._released.append(key)
+
+    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        try:
+            self._bridge.publish(topic, payload, retain=retain)
+        except BrokerError as error:
+            _log.warning("a message to %s was not sent: %s", topic, error)
+
+    # Steps --------------------------------------------------------------------------------------------------------
+
+    def _start_step(self) -> None:
+        """Plan a step from what waits and hand it to the engine, which is this loop's until then."""
+        for key in self._released:
+            self._engine.release(key.to_bytes())
+        self._released.clear()
+        works = self._started | {work.key: work for work in self._ledger.ready()}
+        waiting = [
+            (
+                work,
+                Candidate(self._engine.missing(key.to_bytes(), work.sequence, work.choose), work.choose, work.deadline),
+            )
+            for key, work in works.items()
+        ]
+        batch: list[tuple[Work, bool]] = []
+        segments: list[Segment] = []
+        for share in plan([candidate for _, candidate in waiting], self._options.step_tokens):
+            work, candidate = waiting[share.index]
+            if self._started.get(work.key) is not work:
+                self._ledger.start(work)
+                self._started[work.key] = work
+            left = candidate.missing - share.feed
+            batch.append((work, left == 0))
+            tokens = work.sequence[: len(work.sequence) - left]
+            segments.append(Segment(work.key.to_bytes(), tokens, 0 if left else work.choose))
+        if batch:
+            self._batch = batch
+            self._stepping.step(segments)
+
+    def _stepped(self, result: StepResult) -> None:
+        """Turn the target's choices into verdicts."""
+        batch, self._batch = self._batch or [], None
+        now = self._clock()
+        for (work, whole), chosen in zip(batch, result.chosen, strict=True):
+            failed = isinstance(chosen, str)
+            if (whole or failed) and self._started.get(work.key) is work:
+                del self._started[work.key]
+            if isinstance(chosen, str):
+                self._carry_out(self._ledger.fail(work, chosen))
+            elif whole:
+                self._carry_out(self._ledger.complete(work, chosen, now, result.seconds))
+                if work.choose:
+                    self._round_time += SMOOTHING * (now - work.received - self._round_time)
+
+    def _announce(self) -> None:
+        """Say who this verifier is, how busy it is and that its engine is alive."""
+        self._announce_at = self._clock() + ANNOUNCE_EVERY
+        options, engine = self._options, self._engine
+        state = VerifierState(
+            VERSION,
+            "online",
+            self._boot,
+            options.target,
+            options.tokenizer,
+            options.numerics,
+            engine.vocab_size,
+            engine.context_length,
+            tuple(sorted(engine.end_tokens)),
+            options.capacity,
+            len(self._ledger),
+            round(self._round_time * 1e6),
+            self._heartbeat,
+            release=options.release,
+        )
+        self._publish(self._topics.verifier_state(self._verifier), codec.encode_json(state), retain=True)
+        if self._batch is None and not self._alive_asked:
+            # An idle engine has no progress to show, so its thread is asked to pass by.
+            self._alive_asked = True
+            self._stepping.step([])
