@@ -1,0 +1,373 @@
+"""The `sled` command. Every command imports its role when it is called, so that a device needs no torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import platformdirs
+import typer
+from rich.console import Console
+
+from sled import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.address import BrokerAddress
+
+app = typer.Typer(
+    name="sled",
+    help="Speculative LLM decoding over MQTT: devices draft, one target verifies, the text is exactly the target's.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+model = typer.Typer(help="Get target models and make drafters of them.", no_args_is_help=True)
+bench = typer.Typer(help="Measure, in one run, and print ratios.", no_args_is_help=True)
+app.add_typer(model, name="model")
+app.add_typer(bench, name="bench")
+
+
+class DType(StrEnum):
+    """What the target computes in."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class BrokerEngine(StrEnum):
+    """Which broker to run."""
+
+    AUTO = "auto"
+    MOSQUITTO = "mosquitto"
+    EMBEDDED = "embedded"
+
+
+class Precision(StrEnum):
+    """How a drafter's weights are stored."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    FP32 = "fp32"
+
+
+Broker = Annotated[
+    str,
+    typer.Option(
+        "--broker", envvar="SLED_BROKER", help="Where the broker is: host, host:port or mqtt://user:password@host:port."
+    ),
+]
+Root = Annotated[str, typer.Option("--root", envvar="SLED_ROOT", help="Root of all topics.")]
+TargetName = Annotated[
+    str | None,
+    typer.Option(
+        "--target", help="Target model: a local folder, a hub id (org/name), or nothing for SmolLM2-135M-Instruct."
+    ),
+]
+DrafterFolder = Annotated[
+    Path | None,
+    typer.Option("--drafter", help="Folder of an ONNX drafter; by default the int8 export of the default target."),
+]
+PolicyText = Annotated[
+    str, typer.Option("--policy", help="When to stop drafting: fixed:LENGTH or confidence:THRESHOLD[:LONGEST].")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of the output.")]
+
+
+@app.callback()
+def _options(
+    log_level: Annotated[
+        str, typer.Option("--log-level", envvar="SLED_LOG_LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+) -> None:
+    if log_level.upper() not in logging.getLevelNamesMapping():
+        raise typer.BadParameter(f"{log_level!r} is no log level: use debug, info, warning or error")
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+# Models -----------------------------------------------------------------------------------------------------------
+
+
+@model.command("pull")
+def model_pull(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A hub id (org/name), a local folder, or nothing for SmolLM2-135M-Instruct."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Get a target model once, check it, and print its folder."""
+    folder = _pull(name)
+    _tell({"folder": str(folder)}, str(folder), as_json=as_json)
+
+
+@model.command("export")
+def model_export(
+    target: Annotated[
+        str | None, typer.Argument(help="Target to export: as for `sled model pull`, which is done first.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to make; by default in the model cache.")] = None,
+    precision: Annotated[Precision, typer.Option(help="How the weights are stored.")] = Precision.INT8,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Export a model as an ONNX drafter, and print its folder."""
+    folder = _export(_pull(target), out, precision)
+    _tell({"folder": str(folder)}, str(folder), as_json=as_json)
+
+
+def _pull(name: str | None) -> Path:
+    from models.progress import RichProgress
+    from models.pull import pull_target
+
+    with RichProgress(Console(stderr=True)) as progress:
+        return pull_target(name, progress=progress)
+
+
+def _export(target: Path, out: Path | None = None, precision: Precision = Precision.INT8) -> Path:
+    from models.export import export_drafter
+    from models.progress import RichProgress
+
+    with RichProgress(Console(stderr=True)) as progress:
+        return export_drafter(target, out, precision=precision.value, progress=progress)
+
+
+# Roles ------------------------------------------------------------------------------------------------------------
+
+
+@app.command("broker")
+def run_broker(
+    engine: Annotated[
+        BrokerEngine, typer.Option(help="auto takes Mosquitto where it is installed.")
+    ] = BrokerEngine.AUTO,
+    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 1883,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder in which Mosquitto keeps retained messages and sessions.")
+    ] = None,
+) -> None:
+    """Run an MQTT broker on this machine."""
+    from sled.run import run_broker as run
+
+    run(engine.value, host, port, state)
+
+
+@app.command("verifier")
+def run_verifier(
+    name: Annotated[str, typer.Argument(help="Id of this verifier.")] = "verifier",
+    broker: Broker = "127.0.0.1:1883",
+    root: Root = "sled/v1",
+    target: TargetName = None,
+    dtype: Annotated[DType, typer.Option(help="What the target computes in; only float32 is exact.")] = DType.AUTO,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    kv_budget: Annotated[
+        float, typer.Option("--kv-budget", min=0.01, help="Memory for keys and values of all sessions, in GiB.")
+    ] = 1.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one for each core.")] = None,
+    capacity: Annotated[int, typer.Option(min=1, help="Sessions served at once.")] = 256,
+    step_tokens: Annotated[int, typer.Option("--step-tokens", min=1, help="Tokens computed per step at most.")] = 512,
+) -> None:
+    """Verify the drafts of many devices with one target model."""
+    from sled.run import VerifierSettings
+    from sled.run import run_verifier as run
+
+    run(
+        VerifierSettings(
+            name, _address(broker), root, _pull(target), dtype.value, device,
+            round(kv_budget * 2**30), threads, capacity, step_tokens,
+        )
+    )  # fmt: skip
+
+
+@app.command("agent")
+def run_agent(
+    device: Annotated[str, typer.Argument(help="Id of this device.")],
+    broker: Broker = "127.0.0.1:1883",
+    root: Root = "sled/v1",
+    drafter: DrafterFolder = None,
+    policy: PolicyText = "fixed:4",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for drafting.")] = 1,
+    spool: Annotated[
+        Path | None, typer.Option(help="File in which requests survive a crash; by default in the user's state folder.")
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Length of an answer if the ask leaves it open.")
+    ] = 256,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", min=1, help="Requests that may wait; more are refused.")
+    ] = 16,
+) -> None:
+    """Draft on this device, have the drafts verified, and answer apps."""
+    from sled.run import AgentSettings
+    from sled.run import run_agent as run
+
+    run(
+        AgentSettings(
+            device,
+            _address(broker),
+            root,
+            drafter or _export(_pull(None)),
+            policy,
+            threads,
+            spool or platformdirs.user_state_path("sled") / f"{device}.db",
+            max_tokens,
+            max_queue,
+        )
+    )
+
+
+# Apps -------------------------------------------------------------------------------------------------------------
+
+
+@app.command("ask")
+def ask(
+    device: Annotated[str, typer.Argument(help="Id of the device to ask.")],
+    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    broker: Broker = "127.0.0.1:1883",
+    root: Root = "sled/v1",
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Length of the answer at most.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be given again.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for each next piece.")] = 120,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Ask a device and watch its answer stream."""
+    import msgspec
+
+    from schemas.messages import Ask, DoneEvent, ErrorEvent, TokenEvent
+    from sled.client import Client
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    with Client(_address(broker), root=root) as client:
+        for event in client.ask(
+            device, Ask(prompt=text, max_tokens=max_tokens, stop=tuple(stop or ())), timeout=timeout
+        ):
+            if as_json:
+                typer.echo(msgspec.json.encode(event).decode())
+            elif isinstance(event, TokenEvent):
+                typer.echo(event.text, nl=False)
+            elif isinstance(event, DoneEvent):
+                typer.echo()
+            if isinstance(event, ErrorEvent):
+                if not as_json:
+                    _complain(event.message)
+                raise typer.Exit(errors.FAILED)
+
+
+@app.command("demo")
+def demo(
+    prompts: Annotated[list[str], typer.Argument(help="One or more questions.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Length of each answer at most.")] = 64,
+    target: TargetName = None,
+    drafter: DrafterFolder = None,
+    dtype: Annotated[DType, typer.Option(help="What the target computes in; only float32 is exact.")] = DType.FLOAT32,
+    policy: PolicyText = "fixed:4",
+    broker: Annotated[BrokerEngine, typer.Option("--broker", help="Which broker to run.")] = BrokerEngine.AUTO,
+    logs: Annotated[Path | None, typer.Option(help="Folder in which to keep the logs of the processes.")] = None,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Have the target alone answer too, and say whether the text is identical.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a broker, a verifier and an agent on this machine, and watch them answer."""
+    from sled.demo import DemoOptions, run_demo
+    from sled.report import table
+
+    folder = _pull(target)
+    console = Console(stderr=as_json and not sys.stdout.isatty())
+    options = DemoOptions(
+        tuple(prompts), folder, drafter or _export(folder), max_tokens, dtype.value, policy, broker.value, check, logs
+    )
+    report = run_demo(options, console)
+    console.print()
+    console.print(table(report))
+    if as_json:
+        typer.echo(report.to_json())
+    if report.identical is False:
+        raise typer.Exit(errors.NOT_IDENTICAL)
+
+
+# Measurements -----------------------------------------------------------------------------------------------------
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@bench.command("roundtrip", context_settings=_PASS_ON)
+def bench_roundtrip(context: typer.Context) -> None:
+    """Time a QoS 1 round trip over each broker (--help for options)."""
+    from benchmarks.roundtrip import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
+@bench.command("verify-step", context_settings=_PASS_ON)
+def bench_verify_step(context: typer.Context) -> None:
+    """Compare a packed verify step with a padded forward that reads no cache (--help for options)."""
+    from benchmarks.verify_step import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
+@bench.command("draft-token", context_settings=_PASS_ON)
+def bench_draft_token(context: typer.Context) -> None:
+    """Time one draft token at several contexts (--help for options)."""
+    from benchmarks.draft_token import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
+# Plumbing ---------------------------------------------------------------------------------------------------------
+
+
+def _address(text: str) -> BrokerAddress:
+    from broker.address import BrokerAddress
+
+    try:
+        return BrokerAddress.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--broker") from error
+
+
+def _tell(as_object: dict[str, str], as_text: str, *, as_json: bool) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.encode(as_object).decode() if as_json else as_text)
+
+
+def _complain(sentence: str) -> None:
+    typer.echo(f"sled: {sentence}", err=True)
+
+
+def main() -> None:
+    """Run the command; errors that are sentences are shown as such, without a traceback."""
+    _run(app)
+
+
+def _run(command: Callable[[], object]) -> None:
+    try:
+        command()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(errors.FAILED)
+    except ImportError as error:
+        sentence = errors.missing_extra(error)
+        if sentence is None:
+            raise
+        _complain(sentence)
+        sys.exit(errors.FAILED)
+    except Exception as error:
+        if not errors.is_sentence(error):
+            raise
+        _complain(str(error))
+        sys.exit(errors.FAILED)

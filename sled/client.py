@@ -1,0 +1,171 @@
+"""For apps: ask a device and read its answer as it streams."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from broker.client import Bridge
+from schemas import codec
+from schemas.errors import WireError
+from schemas.messages import AgentState, AnswerEvent, Ask, Cancel, DoneEvent, ErrorEvent, TokenEvent, VerifierState
+from schemas.topics import Family, Topics, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from broker.address import BrokerAddress
+    from broker.message import Message
+    from broker.tls import Tls
+
+
+class NoAnswerError(Exception):
+    """A device does not answer; the message says why, as far as it is known."""
+
+
+class Client:
+    """An app's connection to its devices. Used from one thread.
+
+        with Client(BrokerAddress()) as client:
+            for event in client.ask("pi", Ask(prompt="Why is the sky blue?")):
+                ...
+
+    Raises:
+        BrokerUnreachable: on entering, if no broker answers within ten seconds.
+    """
+
+    def __init__(
+        self, address: BrokerAddress, *, root: str = "sled/v1", client_id: str | None = None, tls: Tls | None = None
+    ) -> None:
+        self._topics = Topics(root)
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._bridge = Bridge(address, client_id or f"app-{secrets.token_hex(6)}", tls=tls)
+        self._bridge.subscribe(self._topics.device_state("+"), self._messages.put)
+        self._bridge.subscribe(self._topics.verifier_state("+"), self._messages.put)
+        self._devices: dict[str, AgentState] = {}
+        self._verifiers: dict[str, VerifierState] = {}
+
+    def __enter__(self) -> Self:
+        self._bridge.start()
+        try:
+            self._bridge.wait_up(10)
+        except BaseException:
+            self._bridge.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bridge.stop()
+
+    def wait_online(self, *, devices: int = 1, verifiers: int = 1, timeout: float = 30) -> bool:
+        """Wait until so many devices and verifiers have announced themselves; False if they have not in time."""
+        give_up = time.monotonic() + timeout
+        while True:
+            online = sum(state.status == "online" for state in self._devices.values())
+            serving = sum(state.status == "online" for state in self._verifiers.values())
+            if online >= devices and serving >= verifiers:
+                return True
+            left = give_up - time.monotonic()
+            if left <= 0:
+                return False
+            self._read(left)
+
+    def ask(self, device: str, ask: Ask, *, timeout: float = 120) -> Iterator[AnswerEvent]:
+        """Ask a device and yield the events of its answer, each piece of text once, ending with `done` or `error`.
+
+        Args:
+            device: its id.
+            ask: the request; given an id if it has none, so that it is answered once.
+            timeout: seconds to wait for each next event.
+
+        Raises:
+            NoAnswerError: the device is not online, or says nothing for `timeout` seconds.
+            InvalidTopic: the device id is malformed.
+        """
+        check_name(device)
+        if ask.id is None:
+            ask = msgspec.structs.replace(ask, id=secrets.token_hex(8))
+        assert ask.id is not None
+        topic = self._topics.answer(device, ask.id)
+        events: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._bridge.subscribe(topic, events.put)
+        try:
+            self._bridge.publish(self._topics.ask(device), codec.encode_json(ask))
+            yield from self._answer(device, events, timeout)
+        finally:
+            self._bridge.unsubscribe(topic)
+
+    def cancel(self, device: str, request: str) -> None:
+        """End a request; its answer stream then ends with `done`, reason `cancelled`."""
+        self._bridge.publish(self._topics.cancel(device), codec.encode_json(Cancel(request)))
+
+    def _answer(self, device: str, events: queue.SimpleQueue[Message], timeout: float) -> Iterator[AnswerEvent]:
+        sequence, tokens, length = -1, 0, 0
+        give_up = time.monotonic() + timeout
+        while True:
+            try:
+                event = codec.decode_event(events.get(timeout=min(1.0, max(0.0, give_up - time.monotonic()))).payload)
+            except queue.Empty:
+                self._check_alive(device, give_up, timeout)
+                continue
+            if event.sequence <= sequence:
+                continue
+            sequence = event.sequence
+            give_up = time.monotonic() + timeout
+            if isinstance(event, TokenEvent):
+                event = _unseen(event, tokens, length)
+                tokens, length = event.index + len(event.tokens), event.offset + len(event.text)
+            yield event
+            if isinstance(event, DoneEvent | ErrorEvent):
+                return
+
+    def _check_alive(self, device: str, give_up: float, timeout: float) -> None:
+        self._read(0)
+        state = self._devices.get(device)
+        if time.monotonic() < give_up:
+            return
+        if state is None:
+            why = f"no device {device!r} has announced itself at this broker: start one with `sled agent {device}`"
+        elif state.status == "offline":
+            why = f"device {device!r} is offline; the request waits for it at the broker"
+        elif not any(verifier.status == "online" for verifier in self._verifiers.values()):
+            why = f"device {device!r} is online, but no verifier is: start one with `sled verifier`"
+        else:
+            why = f"device {device!r} is online but has said nothing for {timeout:.0f} s: see its log"
+        raise NoAnswerError(why)
+
+    def _read(self, timeout: float) -> None:
+        """Take in announcements, waiting at most so long for the first."""
+        try:
+            while True:
+                message = self._messages.get(timeout=max(0.0, timeout))
+                timeout = 0
+                topic = self._topics.parse(message.topic)
+                try:
+                    if topic.family is Family.DEVICE_STATE and message.payload:
+                        self._devices[topic.device] = codec.decode_state(message.payload, AgentState)
+                    elif topic.family is Family.VERIFIER_STATE and message.payload:
+                        self._verifiers[topic.verifier] = codec.decode_state(message.payload, VerifierState)
+                except WireError:
+                    continue
+        except queue.Empty:
+            return
+
+
+def _unseen(event: TokenEvent, tokens: int, length: int) -> TokenEvent:
+    """Cut from an event what was already shown; a restarted device says the text so far again."""
+    known_tokens, known_text = max(0, tokens - event.index), max(0, length - event.offset)
+    return msgspec.structs.replace(
+        event,
+        index=event.index + min(known_tokens, len(event.tokens)),
+        tokens=event.tokens[known_tokens:],
+        offset=event.offset + min(known_text, len(event.text)),
+        text=event.text[known_text:],
+    )

@@ -1,0 +1,152 @@
+"""Puts one role together from its options and runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from broker.address import BrokerAddress
+
+if TYPE_CHECKING:
+    from broker.run import Engine as BrokerEngine
+
+_log = logging.getLogger("sled")
+
+
+class Stoppable(Protocol):
+    """A role's shell."""
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to end; callable from a signal handler."""
+        ...
+
+
+def release() -> str:
+    """Return the installed version."""
+    return version("sled-mqtt")
+
+
+def run_until_signalled(role: Stoppable) -> None:
+    """Run a role; SIGINT and SIGTERM end it in good order."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: role.stop())
+    role.run()
+
+
+def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None) -> None:
+    """Run a broker on this machine."""
+    from broker.run import start_broker  # noqa: PLC0415 -- other roles have no broker installed
+
+    broker = start_broker(engine, host, port, state_dir=state)
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    _log.info("%s listens at %s:%d", broker.name, broker.host, broker.port)
+    while not stopped:
+        if broker.wait(0.5):
+            raise RuntimeError(f"{broker.name} ended by itself: see what it logged above")
+    broker.stop()
+
+
+class VerifierSettings(Struct, frozen=True):
+    """What `sled verifier` was told."""
+
+    name: str
+    address: BrokerAddress
+    root: str
+    target: Path
+    dtype: str
+    device: str
+    kv_budget: int
+    threads: int | None
+    capacity: int
+    step_tokens: int
+
+
+def run_verifier(settings: VerifierSettings) -> None:
+    """Load the target and verify until signalled."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 -- a device has no torch
+
+    from schemas.digest import tokenizer_digest  # noqa: PLC0415
+    from verifier.engine.load import load_engine  # noqa: PLC0415
+    from verifier.numerics import numerics_fingerprint  # noqa: PLC0415
+    from verifier.service import Verifier, VerifierOptions  # noqa: PLC0415
+
+    _log.info("loading the target from %s", settings.target)
+    engine = load_engine(
+        settings.target,
+        dtype=settings.dtype,  # type: ignore[arg-type]
+        device=settings.device,
+        kv_budget_bytes=settings.kv_budget,
+        threads=settings.threads,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(settings.target, local_files_only=True)
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    options = VerifierOptions(
+        settings.name,
+        settings.address,
+        tokenizer_digest(tokenizer.backend_tokenizer.to_str()),
+        numerics_fingerprint(settings.target, settings.dtype, settings.device),
+        settings.root,
+        settings.target.name,
+        settings.capacity,
+        settings.step_tokens,
+        release=release(),
+    )
+    _log.info("target %s is loaded", settings.target.name)
+    run_until_signalled(Verifier(options, engine))
+
+
+class AgentSettings(Struct, frozen=True):
+    """What `sled agent` was told."""
+
+    device: str
+    address: BrokerAddress
+    root: str
+    drafter: Path
+    policy: str
+    threads: int
+    spool: Path
+    max_tokens: int
+    max_queue: int
+
+
+def run_agent(settings: AgentSettings) -> None:
+    """Load the drafter and answer until signalled."""
+    from edge_agent.drafters.onnx import OnnxDrafter  # noqa: PLC0415 -- a server has no onnxruntime
+    from edge_agent.policy import parse_policy  # noqa: PLC0415
+    from edge_agent.service import Agent, AgentOptions  # noqa: PLC0415
+    from edge_agent.spool import Spool  # noqa: PLC0415
+    from edge_agent.tokenizer import ChatTokenizer  # noqa: PLC0415
+
+    policy = parse_policy(settings.policy)
+    _log.info("loading the drafter from %s", settings.drafter)
+    tokenizer = ChatTokenizer.load(settings.drafter)
+    drafter = OnnxDrafter(settings.drafter, threads=settings.threads, vocab_limit=tokenizer.vocab_size)
+    options = AgentOptions(
+        settings.device,
+        settings.address,
+        settings.root,
+        settings.drafter.name,
+        settings.max_tokens,
+        settings.max_queue,
+        release=release(),
+    )
+    spool = Spool(settings.spool)
+    _log.info("drafter %s is loaded", drafter.name)
+    run_until_signalled(Agent(options, drafter, tokenizer, policy, spool))
