@@ -85,7 +85,7 @@ class Progress(Struct, frozen=True):
 
 
 class Spool:
-    """The requests of one device. Used from one thread."""
+    """The requests of one device. Used from one thread at a time."""
 
     def __init__(self, path: Path | None) -> None:
         """Open or create the spool; None keeps it in memory, for trials.
@@ -97,7 +97,7 @@ class Spool:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(where, isolation_level=None)
+            self._db = sqlite3.connect(where, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             (found,) = self._db.execute("PRAGMA user_version").fetchone()

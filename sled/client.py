@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import msgspec
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from broker.address import BrokerAddress
     from broker.message import Message
     from broker.tls import Tls
+
+ANNOUNCED_WITHIN: Final = 10.0
+"""Seconds to wait for a device's announcement, which is retained and so comes at once if there is one."""
 
 
 class NoAnswerError(Exception):
@@ -93,6 +96,7 @@ class Client:
         if ask.id is None:
             ask = msgspec.structs.replace(ask, id=secrets.token_hex(8))
         assert ask.id is not None
+        self._await_device(device, min(timeout, ANNOUNCED_WITHIN))
         topic = self._topics.answer(device, ask.id)
         events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._bridge.subscribe(topic, events.put)
@@ -105,6 +109,15 @@ class Client:
     def cancel(self, device: str, request: str) -> None:
         """End a request; its answer stream then ends with `done`, reason `cancelled`."""
         self._bridge.publish(self._topics.cancel(device), codec.encode_json(Cancel(request)))
+
+    def _await_device(self, device: str, timeout: float) -> None:
+        """Wait until a device has announced itself: before its first connect the broker would drop what it is sent."""
+        give_up = time.monotonic() + timeout
+        while device not in self._devices:
+            left = give_up - time.monotonic()
+            if left <= 0:
+                self._give_up(device, timeout)
+            self._read(left)
 
     def _answer(self, device: str, events: queue.SimpleQueue[Message], timeout: float) -> Iterator[AnswerEvent]:
         sequence, tokens, length = -1, 0, 0
@@ -128,9 +141,11 @@ class Client:
 
     def _check_alive(self, device: str, give_up: float, timeout: float) -> None:
         self._read(0)
+        if time.monotonic() >= give_up:
+            self._give_up(device, timeout)
+
+    def _give_up(self, device: str, timeout: float) -> NoReturn:
         state = self._devices.get(device)
-        if time.monotonic() < give_up:
-            return
         if state is None:
             why = f"no device {device!r} has announced itself at this broker: start one with `sled agent {device}`"
         elif state.status == "offline":
