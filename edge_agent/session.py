@@ -230,9 +230,10 @@ class Session:
                 f"below {terms.vocab_size}: the device's tokenizer is not the target's",
             )
         self._max_tokens = min(self.request.max_tokens, room)
+        self._placed = True
         effects = self._new_epoch(terms)
         if len(self.log) >= self._max_tokens:
-            return effects + self._finish("length")
+            return [*effects, Persist(self._epoch.counter, len(self.log), finish="length"), *self._finish("length")]
         return effects + self._resume(now)
 
     def _place(self, event: Placed, now: float) -> list[Effect]:
@@ -288,7 +289,6 @@ class Session:
     def _new_epoch(self, terms: Terms, *, above: int = 0) -> list[Effect]:
         """Raise the fence: durable first, then the context, before the first bundle of the epoch."""
         self._terms = terms
-        self._placed = True
         self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
         self._revision = 0
         self._flight = None
@@ -419,7 +419,7 @@ class Session:
             self._roundtrip.observe(now - flight.sent_at)
         self._failures.clear()
         self._flight = None
-        effects: list[Effect] = []
+        effects: list[Effect] = [Persist(self._epoch.counter, held, finish=verdict.finish)] if verdict.finish else []
         if new:
             self._count(verdict)
             self.log.extend(new)
@@ -539,6 +539,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
         Verdict: (Session._ignore, _to(_Q)),
         Resync: (Session._ignore, _to(_Q)),
         Refusal: (Session._ignore, _to(_Q)),
+        StopFound: (Session._stop, _to(_F)),
         Cancelled: (Session._cancel, _to(_F)),
     },
     # No bundle is on its way, so no timer runs.

@@ -1,0 +1,388 @@
+"""The one bridge between a role and its broker: paho-mqtt with its traps closed.
+
+Read in paho-mqtt 2.2: an exception in a callback ends the network thread while `is_connected()` stays true; waiting
+inside a callback never ends; subscriptions of a clean session are gone after a reconnect; acknowledging by hand is all
+or nothing; why a connection could not be opened is not told.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, Self
+
+from paho.mqtt.enums import MQTTErrorCode
+
+from broker.errors import BrokerUnreachable, OutgoingQueueFull, SubscriptionRefused
+from broker.inbox import Inbox
+from broker.limits import MAX_OUTGOING_MESSAGES, MAX_PAYLOAD_BYTES
+from broker.message import Outgoing
+from broker.outbox import Outbox
+from broker.paho_client import make_paho, send_at_once
+from broker.reasons import lost, refused, unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import paho.mqtt.client as paho
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    from broker.address import BrokerAddress
+    from broker.errors import BrokerError
+    from broker.inbox import Acknowledge
+    from broker.message import Message, Will
+    from broker.tls import Tls
+
+_log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+
+# A broker answers an UNSUBSCRIBE even of a filter nobody has (MQTT-3.10.4-5); nothing is ever published here.
+_BARRIER: Final = "sled/barrier"
+
+
+class Bridge:
+    """One MQTT 3.1.1 connection that comes back by itself.
+
+    It is up once the broker has accepted the connection *and* answered every subscription; `on_up(session_present)`
+    is then called, where a role publishes its retained state. All callbacks run on the network thread and must only
+    enqueue; what they raise is logged and counted in `callback_errors`. Messages of a resumed session may arrive
+    before `on_up`. A bridge is started once; after `stop` it is spent.
+
+    Args:
+        address: where the broker is, with user name and password if it wants them.
+        client_id: the name of the MQTT session; may be empty only if `clean`.
+        clean: whether the broker forgets subscriptions and waiting messages when this client disconnects.
+        will: what the broker publishes when this client vanishes.
+        tls: the files to use if `address.tls`, or to use TLS in any case.
+        keepalive: seconds of silence after which broker and client check on each other.
+        reconnect_delay: seconds before the first and, doubling, between the last attempts; the first is stretched
+            at random by up to a half, so that a fleet does not return all at once.
+        max_outgoing: QoS 1 messages that may wait or be unacknowledged.
+        max_payload: longest payload sent, in bytes.
+        on_up: called each time the connection is up, with whether the broker kept the session.
+        on_down: called with a sentence when the connection is lost, and for each new reason why it does not return.
+        on_error: called with what went wrong without ending the connection, such as a refused subscription.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        client_id: str = "",
+        *,
+        clean: bool = True,
+        will: Will | None = None,
+        tls: Tls | None = None,
+        keepalive: int = 30,
+        reconnect_delay: tuple[float, float] = (1.0, 30.0),
+        max_outgoing: int = MAX_OUTGOING_MESSAGES,
+        max_payload: int = MAX_PAYLOAD_BYTES,
+        on_up: Callable[[bool], None] | None = None,
+        on_down: Callable[[str], None] | None = None,
+        on_error: Callable[[BrokerError], None] | None = None,
+    ) -> None:
+        self.address = address
+        self.client_id = client_id
+        self.callback_errors = 0
+        self._keepalive = keepalive
+        self._reconnect_delay = reconnect_delay
+        self._max_payload = max_payload
+        self._on_up, self._on_down, self._on_error = on_up, on_down, on_error
+        self._inbox = Inbox(self._call, self._send_acknowledgement)
+        self._outbox = Outbox(self._hand_to_paho, max_outgoing)
+        self._network_thread: int | None = None
+
+        self._state = threading.Condition()  # guards what follows
+        self._unanswered: dict[int, Sequence[str]] = {}  # message id of a SUBSCRIBE → its filters
+        self._phase: Literal["new", "starting", "down", "connected", "up", "stopped"] = "new"
+        self._announced = False  # up, and on_up has returned
+        self._session_present = False
+        self._refusal: str | None = None
+        self._down_reason: str | None = None
+
+        self._client = make_paho(address, client_id, clean=clean, will=will, tls=tls, max_outgoing=max_outgoing)
+        self._connect_callbacks()
+
+    # What a role calls
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection is up now."""
+        return self._phase == "up"
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes taken by `publish` so far."""
+        return self._outbox.payload_bytes
+
+    @property
+    def bytes_received(self) -> int:
+        """Payload bytes received so far."""
+        return self._inbox.payload_bytes
+
+    def start(self) -> None:
+        """Begin connecting, and go on until it works; returns at once."""
+        with self._state:
+            if self._phase != "new":
+                raise RuntimeError("this bridge was started before: make a new one")
+            self._phase = "starting"
+        self._draw_reconnect_delay()
+        self._connect()
+        self._client.loop_start()
+
+    def subscribe(
+        self,
+        topic_filter: str,
+        handler: Callable[[Message], None],
+        *,
+        qos: int = 1,
+        acknowledge: Acknowledge = "auto",
+    ) -> None:
+        """Call `handler` on the network thread for every message that matches, now and after each reconnect.
+
+        With `acknowledge="manual"` the broker keeps a message until `Message.acknowledge`, and sends it again on the
+        next connect of a session that is not clean. With `"auto"` it is acknowledged when `handler` returns or
+        raises. A second call for the same filter replaces the first.
+
+        Raises:
+            ValueError: the filter breaks the rules for wildcards (MQTT 3.1.1, 4.7.1), or the QoS is neither 0 nor 1.
+        """
+        with self._state:
+            self._inbox.add(topic_filter, handler, qos, acknowledge)
+            if self._phase in ("connected", "up"):  # else with all others, once connected
+                _, mid = self._client.subscribe(topic_filter, qos)
+                if mid is not None:
+                    self._unanswered[mid] = (topic_filter,)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Stop receiving what matches this very filter."""
+        with self._state:
+            self._inbox.remove(topic_filter)
+            if self._phase in ("connected", "up"):
+                self._client.unsubscribe(topic_filter)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Send a message; never blocks, works from any thread and inside handlers.
+
+        While the connection is down QoS 1 waits for it, in order, and QoS 0 is dropped.
+
+        Raises:
+            OutgoingQueueFull: too many messages wait for the broker; this one was not taken.
+            PayloadTooLarge: the payload is longer than `max_payload`.
+            BrokerUnreachable: the bridge was stopped.
+            ValueError: the topic is empty, too long or contains a wildcard, or the QoS is neither 0 nor 1.
+        """
+        message = Outgoing(topic, payload, qos, retain)
+        message.check(self._max_payload)
+        if self._phase == "stopped":
+            raise BrokerUnreachable(f"the bridge to {self.address} was stopped: nothing more is sent to {topic!r}")
+        self._outbox.put(message)
+
+    def wait_up(self, timeout: float) -> None:
+        """Wait until the connection is up and `on_up` has returned.
+
+        Raises:
+            BrokerUnreachable: it was not within `timeout` seconds; the sentence says why.
+            RuntimeError: called on the network thread, which would wait for itself.
+        """
+        self._forbid_network_thread("wait_up")
+        with self._state:
+            if not self._state.wait_for(lambda: self._announced or self._phase == "stopped", timeout):
+                raise BrokerUnreachable(self._down_reason or unreachable(self.address, None))
+            if not self._announced:
+                raise BrokerUnreachable(f"the bridge to {self.address} was stopped")
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until the broker has acknowledged every message; False if it had not within `timeout` seconds.
+
+        Raises:
+            RuntimeError: called on the network thread, which would wait for itself.
+        """
+        self._forbid_network_thread("flush")
+        return self._outbox.wait_empty(timeout)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Send what waits if the connection is up, at most `timeout` seconds long, then disconnect without a will.
+
+        Raises:
+            RuntimeError: called on the network thread, which would wait for itself.
+        """
+        self._forbid_network_thread("stop")
+        if self.is_up and not self.flush(timeout):
+            _log.warning("%s: stopped before the broker acknowledged every message", self.address)
+        with self._state:
+            self._phase = "stopped"
+            self._announced = False
+            self._state.notify_all()
+        self._outbox.close()
+        self._client.disconnect()
+        with suppress(AttributeError):  # paho's thread may end between its look and its join
+            self._client.loop_stop()
+        self._disconnect_callbacks()
+        self._inbox.clear()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # What paho calls, on the network thread
+
+    def _connect_callbacks(self) -> None:
+        client = self._client
+        client.on_pre_connect = self._guarded(self._before_connect)
+        client.on_socket_open = self._guarded(send_at_once)
+        client.on_connect = self._guarded(self._connected)
+        client.on_connect_fail = self._guarded(self._connect_failed)
+        client.on_disconnect = self._guarded(self._disconnected)
+        client.on_subscribe = self._guarded(self._subscribed)
+        client.on_unsubscribe = self._guarded(self._unsubscribed)
+        client.on_message = self._guarded(self._received)
+        client.on_publish = self._guarded(self._published)
+
+    def _disconnect_callbacks(self) -> None:
+        # paho closes its sockets in __del__; without this cycle that happens as soon as the bridge is dropped.
+        client = self._client
+        client.on_pre_connect = client.on_socket_open = client.on_connect = client.on_connect_fail = None
+        client.on_disconnect = client.on_subscribe = client.on_unsubscribe = None
+        client.on_message = client.on_publish = None
+
+    def _before_connect(self, _client: paho.Client, _userdata: object) -> None:
+        self._network_thread = threading.get_ident()
+
+    def _connected(
+        self, client: paho.Client, _userdata: object, flags: paho.ConnectFlags, reason: ReasonCode, *_: object
+    ) -> None:
+        if reason.is_failure:
+            self._refusal = refused(self.address, str(reason))
+            return
+        with self._state:
+            if self._phase == "stopped":  # while the socket was being opened
+                client.disconnect()
+                return
+            self._phase = "connected"
+            self._session_present = flags.session_present
+            filters = self._inbox.filters()
+            # Without filters any answer will do: paho sends again what was unacknowledged only after this callback.
+            mid = client.subscribe(filters)[1] if filters else client.unsubscribe(_BARRIER)[1]
+            if mid is not None:
+                self._unanswered[mid] = [name for name, _ in filters]
+
+    def _connect_failed(self, _client: paho.Client, _userdata: object) -> None:
+        # paho keeps the reason to itself, but calls this while it handles the exception.
+        error = sys.exc_info()[1]
+        with self._state:
+            if self._phase == "stopped":
+                return
+            if self._phase == "starting":
+                # Begin anew: after a failed first attempt paho would wait three times as long as it was told.
+                self._connect()
+        self._report_down(unreachable(self.address, error))
+
+    def _disconnected(
+        self, _client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, *_: object
+    ) -> None:
+        with self._state:
+            stopped, was_connected = self._phase == "stopped", self._phase in ("connected", "up")
+            if not stopped:
+                self._phase = "down"
+            self._announced = False
+            self._unanswered.clear()
+            self._inbox.new_connection()  # nothing of the old one may be acknowledged any more
+            sentence, self._refusal = self._refusal or lost(self.address, str(reason)), None
+        self._outbox.close()
+        if stopped:
+            return
+        if was_connected:
+            self._draw_reconnect_delay()
+        self._report_down(sentence)
+
+    def _subscribed(
+        self, _client: paho.Client, _userdata: object, mid: int, reasons: list[ReasonCode], *_: object
+    ) -> None:
+        with self._state:
+            filters = self._unanswered.pop(mid, ())
+        for topic_filter, reason in zip(filters, reasons, strict=False):
+            if reason.is_failure:
+                error = SubscriptionRefused(topic_filter)
+                _log.error("%s: %s", self.address, error)
+                if self._on_error is not None:
+                    self._call(self._on_error, error)
+        self._go_up_if_answered()
+
+    def _unsubscribed(self, _client: paho.Client, _userdata: object, mid: int, *_: object) -> None:
+        with self._state:
+            self._unanswered.pop(mid, None)
+        self._go_up_if_answered()
+
+    def _published(self, _client: paho.Client, _userdata: object, mid: int, *_: object) -> None:
+        self._outbox.acknowledged(mid)
+
+    def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+        self._inbox.receive(message.topic, bytes(message.payload), message.qos, message.mid, retain=message.retain)
+
+    # Inside
+
+    def _call(self, callback: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            callback(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - whatever it is, the network thread must live
+            self.callback_errors += 1
+            _log.exception("%s: a callback failed; the connection goes on", self.address)
+
+    def _guarded(self, callback: Callable[_P, None]) -> Callable[_P, None]:
+        return partial(self._call, callback)
+
+    def _go_up_if_answered(self) -> None:
+        with self._state:
+            if self._phase != "connected" or self._unanswered:
+                return
+            self._phase = "up"
+            self._down_reason = None
+        self._outbox.open()
+        if self._on_up is not None:
+            self._call(self._on_up, self._session_present)
+        with self._state:
+            self._announced = self._phase == "up"
+            self._state.notify_all()
+
+    def _report_down(self, sentence: str) -> None:
+        with self._state:
+            if sentence == self._down_reason:  # said before, and nothing has changed since
+                return
+            self._down_reason = sentence
+        _log.warning("%s", sentence)
+        if self._on_down is not None:
+            self._call(self._on_down, sentence)
+
+    def _send_acknowledgement(self, mid: int) -> None:
+        self._client.ack(mid, 1)
+
+    def _hand_to_paho(self, message: Outgoing) -> int | None:
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
+        if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            raise OutgoingQueueFull(
+                f"the broker at {self.address} has not acknowledged the messages before it, so the one to "
+                f"{message.topic!r} was not taken: wait until it has, or publish less"
+            )
+        # MQTT_ERR_NO_CONN: the connection was lost this moment. paho has queued the message if its QoS is 1.
+        lost_now = info.rc == MQTTErrorCode.MQTT_ERR_NO_CONN and message.qos == 0
+        return None if lost_now else info.mid
+
+    def _connect(self) -> None:
+        self._client.connect_async(self.address.host, self.address.port, self._keepalive)
+
+    def _draw_reconnect_delay(self) -> None:
+        first, last = self._reconnect_delay
+        drawn = first * random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, keeps no secret
+        self._client.reconnect_delay_set(drawn, max(drawn, last))  # type: ignore[arg-type]  # floats work
+
+    def _forbid_network_thread(self, what: str) -> None:
+        if threading.get_ident() == self._network_thread:
+            raise RuntimeError(f"{what} would wait for the network thread it is called on: call it from another one")

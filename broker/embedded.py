@@ -1,0 +1,146 @@
+"""A broker inside this process, for machines without Mosquitto: amqtt in a thread with an event loop of its own.
+
+asyncio sets TCP_NODELAY on the sockets it accepts. On loopback only; `broker.hardened` lists what it does not do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from amqtt.errors import BrokerError as AmqttBrokerError
+
+from broker import port as ports
+from broker.errors import BrokerStartError
+from broker.hardened import HardenedBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+_START_SECONDS: Final = 10.0
+_SHUTDOWN_SECONDS: Final = 5.0
+
+
+class EmbeddedBroker:
+    """An MQTT 3.1.1 broker on loopback that lives as long as this object runs, and keeps everything in memory.
+
+    Args:
+        host: a loopback address.
+        port: where to listen; 0 picks a free port.
+        make: builds the broker from amqtt's configuration.
+        plugins: further amqtt plugins, class path → options.
+
+    Raises:
+        BrokerStartError: the host is beyond loopback.
+    """
+
+    name: Final = "embedded"
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 1883,
+        *,
+        make: Callable[[dict[str, Any]], Any] = HardenedBroker,
+        plugins: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        self.host = ports.loopback(host)
+        self.port = port
+        self._make = make
+        self._plugins = plugins or {}
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_to_stop: asyncio.Event | None = None
+
+    def start(self) -> None:
+        """Start it in a thread and return when it accepts connections.
+
+        Raises:
+            BrokerStartError: the port is in use, or amqtt did not start; the sentence says which.
+        """
+        if self._thread is not None:
+            raise BrokerStartError(f"the embedded broker at {self.host}:{self.port} was started before")
+        self.port = ports.claim(self.host, self.port)
+        self._ready.clear()
+        self._thread = threading.Thread(target=self._run, name="sled-broker", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(_START_SECONDS):
+            raise BrokerStartError(f"the embedded broker did not start within {_START_SECONDS:g} s")
+        error, self._error = self._error, None
+        if error is not None:
+            self.stop()
+            raise BrokerStartError(f"the embedded broker did not start: {error}") from error
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, at most `timeout` seconds; False if it still runs."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        return thread is None or not thread.is_alive()
+
+    def stop(self) -> None:
+        """Close every connection and end the thread. Does nothing if it does not run."""
+        thread, loop, asked = self._thread, self._loop, self._asked_to_stop
+        if thread is None:
+            return
+        if loop is not None and asked is not None and thread.is_alive():
+            loop.call_soon_threadsafe(asked.set)
+        thread.join(2 * _SHUTDOWN_SECONDS)
+        self._thread = self._loop = self._asked_to_stop = None
+
+    def serve(self) -> None:
+        """Start it and block until `stop` is called elsewhere or Ctrl-C arrives here.
+
+        Raises:
+            BrokerStartError: as `start`.
+        """
+        self.start()
+        try:
+            self.wait()
+        except KeyboardInterrupt:
+            _log.info("interrupted: the embedded broker stops")
+        finally:
+            self.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception as error:  # noqa: BLE001 - told to whoever waits in start(), or logged
+            self._error = error
+            if self._ready.is_set():
+                _log.exception("the embedded broker at %s:%d ended", self.host, self.port)
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._asked_to_stop = asyncio.Event()
+        host = f"{self.host}:{self.port}"  # amqtt cuts at the last colon and does not want brackets
+        broker = self._make(
+            {
+                "listeners": {"default": {"type": "tcp", "bind": host, "max_connections": 0}},
+                # Named, so that amqtt's own default plugins ($SYS topics, packet logging) stay out.
+                "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {}} | self._plugins,
+            }
+        )
+        await broker.start()
+        self._ready.set()
+        await self._asked_to_stop.wait()
+        try:
+            # A client that connected and never said CONNECT can hold this up for ever.
+            await asyncio.wait_for(broker.shutdown(), _SHUTDOWN_SECONDS)
+        except (TimeoutError, AmqttBrokerError) as error:
+            _log.warning("the embedded broker did not shut down in good order: %s", error)

@@ -1,0 +1,68 @@
+"""The place a broker listens at: is it ours to take, and does a broker answer there."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from typing import Final
+
+from broker.errors import BrokerStartError
+
+# CONNECT with protocol level 4, clean session, keepalive 10 s and client id "sled-probe" (MQTT 3.1.1, 3.1).
+_CONNECT: Final = b"\x10\x16\x00\x04MQTT\x04\x02\x00\x0a\x00\x0asled-probe"
+_CONNACK_ACCEPTED: Final = b"\x20\x02\x00\x00"
+_DISCONNECT: Final = b"\xe0\x00"
+
+
+def loopback(host: str) -> str:
+    """Return the numeric loopback address of `host`.
+
+    Raises:
+        BrokerStartError: the host is beyond loopback, where a broker without TLS and accounts must not listen.
+    """
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        raise BrokerStartError(
+            f"a broker started here listens on loopback only, not on {host!r}, since it has neither TLS nor accounts: "
+            "leave out --host, or run a broker with TLS and access control yourself and name it with --broker"
+        )
+    return str(address)
+
+
+def claim(host: str, port: int) -> int:
+    """See that a port of a loopback address is free; port 0 picks one. Returns the port.
+
+    Raises:
+        BrokerStartError: it is in use, or may not be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as claimed:
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the brokers do: TIME_WAIT is no occupant
+        try:
+            claimed.bind((host, port))
+            claimed.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise BrokerStartError(
+                    f"port {port} on {host} is in use: stop the other broker or choose another port with --port"
+                ) from error
+            raise BrokerStartError(f"port {port} on {host} cannot be used ({error.strerror})") from error
+        return int(claimed.getsockname()[1])
+
+
+def answers(host: str, port: int, timeout: float = 1.0) -> bool:
+    """Whether a broker accepts an MQTT 3.1.1 connection there within `timeout` seconds."""
+    try:
+        with socket.create_connection((host, port), timeout) as connection:
+            connection.sendall(_CONNECT)
+            answer = connection.recv(len(_CONNACK_ACCEPTED), socket.MSG_WAITALL)
+            connection.sendall(_DISCONNECT)
+    except OSError:
+        return False
+    return answer == _CONNACK_ACCEPTED
