@@ -206,6 +206,7 @@ def run_agent(
     ] = 16,
 ) -> None:
     """Draft on this device, have the drafts verified, and answer apps."""
+    _policy(policy)
     from sled.run import AgentSettings
     from sled.run import run_agent as run
 
@@ -282,6 +283,7 @@ def demo(
     from sled.demo import DemoOptions, run_demo
     from sled.report import table
 
+    _policy(policy)
     folder = _pull(target)
     console = Console(stderr=as_json and not sys.stdout.isatty())
     options = DemoOptions(
@@ -335,6 +337,16 @@ def _address(text: str) -> BrokerAddress:
         return BrokerAddress.parse(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--broker") from error
+
+
+def _policy(text: str) -> None:
+    """See that `text` names a draft policy: a typing mistake should not show only after a model was loaded."""
+    from edge_agent.policy import parse_policy
+
+    try:
+        parse_policy(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--policy") from error
 
 
 def _tell(as_object: dict[str, str], as_text: str, *, as_json: bool) -> None:
