@@ -1,7 +1,8 @@
 """How long a message takes through a broker and back, at QoS 1 and at QoS 0, on loopback.
 
 Run as `python -m benchmarks.roundtrip [--count 500] [--json]`. Two bridges, one of which sends back what it gets; the
-other sends a payload of 64 bytes, waits for it, and sends the next. Every broker installed here is measured.
+other sends a payload of 64 bytes, waits for it, and sends the next. Every broker installed here is measured, as
+`sled broker` runs it: in a process of its own.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import json
 import queue
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.mosquitto import find_mosquitto
-from broker.run import Engine, RunningBroker, start_broker
+from broker.port import answers, claim
+from sled.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.message import Message
+    from broker.run import Engine
 
 _PAYLOAD: Final = bytes(64)
 _WARM_UP: Final = 50
@@ -62,26 +67,24 @@ def measure(engine: Engine, count: int) -> RoundTrip:
     """Time `count` echoes at each QoS through a broker started for this.
 
     Raises:
-        BrokerError: the broker does not start.
+        ProcessEndedError: the broker does not start.
         queue.Empty: an echo did not come back within ten seconds.
     """
-    broker = start_broker(engine, port=0)
-    try:
-        qos1, qos0 = (sorted(_echoes(broker, qos, count)) for qos in (1, 0))
-    finally:
-        broker.stop()
+    with tempfile.TemporaryDirectory() as logs, Processes(Path(logs)) as processes:
+        address = BrokerAddress(port=claim("127.0.0.1", 0))
+        broker = processes.start("broker", "broker", "--engine", engine, "--port", str(address.port))
+        while not answers(address.host, address.port):
+            broker.check()
+        qos1, qos0 = (sorted(_echoes(address, qos, count)) for qos in (1, 0))
     percentiles = statistics.quantiles(qos1, n=100, method="inclusive")
-    return RoundTrip(
-        broker.name, count, statistics.median(qos1), percentiles[94], percentiles[98], statistics.median(qos0)
-    )
+    return RoundTrip(engine, count, statistics.median(qos1), percentiles[94], percentiles[98], statistics.median(qos0))
 
 
-def _echoes(broker: RunningBroker, qos: int, count: int) -> list[float]:
-    address = BrokerAddress(broker.host, broker.port)
-    answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
+def _echoes(address: BrokerAddress, qos: int, count: int) -> list[float]:
+    echoed: queue.SimpleQueue[Message] = queue.SimpleQueue()
     echo, asker = Bridge(address), Bridge(address)
     echo.subscribe("echo/ask", lambda message: echo.publish("echo/answer", message.payload, qos=qos), qos=qos)
-    asker.subscribe("echo/answer", answers.put, qos=qos)
+    asker.subscribe("echo/answer", echoed.put, qos=qos)
     milliseconds = []
     with echo, asker:
         echo.wait_up(_SECONDS)
@@ -89,7 +92,7 @@ def _echoes(broker: RunningBroker, qos: int, count: int) -> list[float]:
         for _ in range(_WARM_UP + count):
             begin = time.perf_counter()
             asker.publish("echo/ask", _PAYLOAD, qos=qos)
-            answers.get(timeout=_SECONDS)
+            echoed.get(timeout=_SECONDS)
             milliseconds.append((time.perf_counter() - begin) * 1e3)
     return milliseconds[_WARM_UP:]
 

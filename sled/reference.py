@@ -17,9 +17,11 @@ class Reference:
     def __init__(self, folder: Path, dtype: str) -> None:
         import torch  # noqa: PLC0415 -- slow, and not on a device
         from transformers import AutoModelForCausalLM  # noqa: PLC0415
+        from transformers.utils import logging  # noqa: PLC0415
 
         from edge_agent.tokenizer import ChatTokenizer  # noqa: PLC0415
 
+        logging.disable_progress_bar()
         self.tokenizer: ChatTokenizer = ChatTokenizer.load(folder)
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
         self._model.eval()

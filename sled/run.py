@@ -80,12 +80,14 @@ class VerifierSettings(Struct, frozen=True):
 def run_verifier(settings: VerifierSettings) -> None:
     """Load the target and verify until signalled."""
     from transformers import AutoTokenizer  # noqa: PLC0415 -- a device has no torch
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
     from schemas.digest import tokenizer_digest  # noqa: PLC0415
     from verifier.engine.load import load_engine  # noqa: PLC0415
     from verifier.numerics import numerics_fingerprint  # noqa: PLC0415
     from verifier.service import Verifier, VerifierOptions  # noqa: PLC0415
 
+    transformers_logging.disable_progress_bar()
     _log.info("loading the target from %s", settings.target)
     engine = load_engine(
         settings.target,
