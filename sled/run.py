@@ -97,13 +97,11 @@ def run_verifier(settings: VerifierSettings) -> None:
         threads=settings.threads,
     )
     tokenizer = AutoTokenizer.from_pretrained(settings.target, local_files_only=True)
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.backend_tokenizer.no_truncation()
     options = VerifierOptions(
         settings.name,
         settings.address,
         tokenizer_digest(tokenizer.backend_tokenizer.to_str()),
-        numerics_fingerprint(settings.target, settings.dtype, settings.device),
+        numerics_fingerprint(settings.target, engine.dtype, engine.device),
         settings.root,
         settings.target.name,
         settings.capacity,

@@ -22,11 +22,13 @@ class Candidate(Struct, frozen=True):
         missing: tokens the engine has to be fed for it.
         choose: positions at its end whose token is wanted; 0 for cache filling.
         deadline: in seconds; earlier goes first.
+        length: tokens of KV memory its session takes when it is done, in whole blocks.
     """
 
     missing: int
     choose: int
     deadline: float
+    length: int = 0
 
 
 class Share(Struct, frozen=True):
@@ -41,18 +43,24 @@ class Share(Struct, frozen=True):
     feed: int
 
 
-def plan(candidates: Sequence[Candidate], budget: int) -> list[Share]:
+def plan(candidates: Sequence[Candidate], budget: int, room: int | None = None) -> list[Share]:
     """Return the shares of the next step; empty only if there are no candidates.
+
+    A candidate whose session would not fit beside those before it waits: were it begun, its cache and theirs would
+    evict each other step by step, and none would ever be whole.
 
     Args:
         candidates: what waits.
         budget: tokens fed per step, at least 1. The first share may exceed it, as far as its last positions demand.
+        room: tokens of KV memory; None if it is no limit. The first share may exceed it: the engine then says so.
     """
     shares: list[Share] = []
     left = budget
     order = sorted(range(len(candidates)), key=lambda i: (candidates[i].choose == 0, candidates[i].deadline))
     for index in order:
         candidate = candidates[index]
+        if room is not None and shares and candidate.length > room:
+            continue
         if candidate.missing <= left or (not shares and candidate.missing <= candidate.choose):
             feed = candidate.missing
         else:
@@ -61,6 +69,7 @@ def plan(candidates: Sequence[Candidate], budget: int) -> list[Share]:
                 continue
         shares.append(Share(index, feed))
         left -= feed
+        room = None if room is None else room - candidate.length
         if left <= 0:
             break
     return shares

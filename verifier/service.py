@@ -279,16 +279,12 @@ class Verifier:
             self._engine.release(key.to_bytes())
         self._released.clear()
         works = self._started | {work.key: work for work in self._ledger.ready()}
-        waiting = [
-            (
-                work,
-                Candidate(self._engine.missing(key.to_bytes(), work.sequence, work.choose), work.choose, work.deadline),
-            )
-            for key, work in works.items()
-        ]
+        waiting = [(work, self._candidate(work)) for work in works.values()]
         batch: list[tuple[Work, bool]] = []
         segments: list[Segment] = []
-        for share in plan([candidate for _, candidate in waiting], self._options.step_tokens):
+        for share in plan(
+            [candidate for _, candidate in waiting], self._options.step_tokens, self._engine.budget_tokens
+        ):
             work, candidate = waiting[share.index]
             if self._started.get(work.key) is not work:
                 self._ledger.start(work)
@@ -300,6 +296,12 @@ class Verifier:
         if batch:
             self._batch = batch
             self._stepping.step(segments)
+
+    def _candidate(self, work: Work) -> Candidate:
+        engine = self._engine
+        missing = engine.missing(work.key.to_bytes(), work.sequence, work.choose)
+        blocks = -(-len(work.sequence) // engine.block_tokens)
+        return Candidate(missing, work.choose, work.deadline, blocks * engine.block_tokens)
 
     def _stepped(self, result: StepResult) -> None:
         """Turn the target's choices into verdicts."""

@@ -43,6 +43,26 @@ class Engine(Protocol):
         ...
 
     @property
+    def budget_tokens(self) -> int:
+        """How many tokens' keys and values fit, all sessions together."""
+        ...
+
+    @property
+    def block_tokens(self) -> int:
+        """Sessions take that memory in pieces of so many tokens."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in: `float32` or `bfloat16`."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where: a torch device, such as `cpu` or `cuda:0`."""
+        ...
+
+    @property
     def sessions(self) -> int:
         """How many sessions hold keys and values."""
         ...

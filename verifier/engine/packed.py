@@ -36,6 +36,9 @@ class PackedEngine:
         vocab_size: token ids lie in [0, vocab_size).
         context_length: the longest sequence, in tokens.
         end_tokens: all ids that end a text.
+        block_tokens: sessions take KV memory in pieces of so many tokens.
+        dtype: what it computes in.
+        device: where.
     """
 
     def __init__(self, model: PreTrainedModel, *, kv_budget_bytes: int, block_tokens: int = 128) -> None:
@@ -49,6 +52,9 @@ class PackedEngine:
         self.vocab_size = known.vocab_size
         self.context_length = known.context_length
         self.end_tokens = known.end_tokens
+        self.block_tokens = block_tokens
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.device = str(model.device)
         self._model = model
         self._store = KVStore(
             probe_packed(model), budget_bytes=kv_budget_bytes, device=model.device, block_tokens=block_tokens
@@ -85,6 +91,11 @@ class PackedEngine:
     def budget_bytes(self) -> int:
         """KV memory that may be used."""
         return self._store.budget_bytes
+
+    @property
+    def budget_tokens(self) -> int:
+        """How many tokens' keys and values fit, all sessions together."""
+        return self._store.rows
 
     @property
     def sessions(self) -> int:

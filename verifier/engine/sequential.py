@@ -47,6 +47,9 @@ class SequentialEngine:
         end_tokens: all ids that end a text.
         budget_bytes: KV memory that may be used.
         evictions: how many sessions lost theirs to others since the start.
+        block_tokens: 1; transformers' cache grows by tokens.
+        dtype: what it computes in.
+        device: where.
     """
 
     def __init__(self, model: PreTrainedModel, *, kv_budget_bytes: int) -> None:
@@ -61,6 +64,9 @@ class SequentialEngine:
         self.end_tokens = known.end_tokens
         self.budget_bytes = kv_budget_bytes
         self.evictions = 0
+        self.block_tokens = 1
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.device = str(model.device)
         self._model = model
         self._regime_end = _regime_end(model)
         # In order of use, the least recently used first.
@@ -85,6 +91,11 @@ class SequentialEngine:
     def used_bytes(self) -> int:
         """KV memory in use."""
         return sum(len(held.tokens) for held in self._held.values()) * self._row_bytes
+
+    @property
+    def budget_tokens(self) -> int:
+        """How many tokens' keys and values fit, all sessions together."""
+        return self.budget_bytes // self._row_bytes
 
     @property
     def sessions(self) -> int:
