@@ -1,0 +1,405 @@
+"""One request from its ask to its last event, with a real spool. Tokens are single bytes; 0 is the end token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec import Struct
+
+from edge_agent.conversation import Conversation
+from edge_agent.effects import Draft
+from edge_agent.events import Cancelled, Drafted, LinkUp, Placed, Terms, Unplaced
+from edge_agent.policy import FixedLength, Policy
+from edge_agent.roundtrip import RoundTrip
+from edge_agent.spool import Progress, Spool, Spooled
+from schemas import codec
+from schemas.messages import (
+    DoneEvent,
+    DraftBundle,
+    ErrorEvent,
+    FinishReason,
+    SessionContext,
+    TokenEvent,
+    Verdict,
+)
+from schemas.topics import Family, Topics
+from tests.edge_agent.machine import NONCE, PROMPT, SESSION, TOKENIZER, refusal, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+V0 = Placed(Terms("v0", "1", 256, 2000, frozenset({0})))
+
+
+class Published(Struct):
+    """A message, and what the spool held when it went out."""
+
+    family: Family
+    payload: bytes
+    retain: bool
+    spooled: Progress
+
+
+class Device:
+    """What a conversation needs: a spool, a clock, and an ear for what is published."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.device = "pi"
+        self.topics = Topics()
+        self.spool = Spool(path)
+        self.policy: Policy = FixedLength(2)
+        self.roundtrip = RoundTrip()
+        self.nonce = NONCE
+        self.link_up = True
+        self.drafter_context = 1000
+        self.clock = 100.0
+        self.published: list[Published] = []
+        self.wishes: list[tuple[bytes, Draft]] = []
+
+    def now(self) -> float:
+        return self.clock
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        family = self.topics.parse(topic).family
+        assert retain == (family is Family.SESSION)
+        self.published.append(Published(family, payload, retain, self.spool.progress(SESSION)))
+
+    def draft(self, session: bytes, wish: Draft) -> None:
+        self.wishes.append((session, wish))
+
+    def decode(self, tokens: list[int]) -> str:
+        return bytes(token for token in tokens if token).decode(errors="replace")
+
+    def ask(self, *, max_tokens: int = 1000, stop: tuple[str, ...] = ()) -> Conversation:
+        request = Spooled("ask-1", SESSION, PROMPT, max_tokens, TOKENIZER, stop_strings=stop)
+        self.spool.add(request)
+        return Conversation(request, self)
+
+    def families(self) -> list[str]:
+        """What was published, in order; a context that was cleared is marked."""
+        return [m.family.name if m.payload else f"clear {m.family.name}" for m in self.published]
+
+    def events(self) -> list[TokenEvent | DoneEvent | ErrorEvent]:
+        found = [codec.decode_event(m.payload) for m in self.published if m.family is Family.ANSWER]
+        return [event for event in found if isinstance(event, TokenEvent | DoneEvent | ErrorEvent)]
+
+    def done(self) -> DoneEvent:
+        last = self.events()[-1]
+        assert isinstance(last, DoneEvent)
+        return last
+
+    def error(self) -> ErrorEvent:
+        last = self.events()[-1]
+        assert isinstance(last, ErrorEvent)
+        return last
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    one = Device()
+    yield one
+    one.spool.close()
+
+
+def say(text: str, *, after: str = "", number: int = 1, finish: FinishReason | None = None, epoch: int = 1) -> Verdict:
+    return verdict(number, tuple(text.encode()), after=tuple(after.encode()), finish=finish, epoch=epoch)
+
+
+# Effects carried out --------------------------------------------------------------------------------------------------
+
+
+def test_placed_makes_the_epoch_durable_then_publishes_the_context_retained(device: Device) -> None:
+    conversation = device.ask()
+    queued = [conversation.queued]
+    conversation.receive(V0)
+    queued.append(conversation.queued)
+    assert queued == [True, False]
+    (message,) = device.published
+    assert message.spooled.epoch == 1
+    context = codec.decode(message.payload, SessionContext)
+    assert (context.session, context.prompt, context.epoch.counter) == (SESSION, PROMPT, 1)
+    assert device.wishes == [(SESSION, Draft(0, PROMPT))]
+
+
+def test_drafted_enough_publishes_the_bundle_and_starts_the_timer(device: Device) -> None:
+    conversation = device.ask()
+    conversation.receive(V0)
+    conversation.receive(Drafted(0, 72, 0.9))
+    assert conversation.timer is None
+    conversation.receive(Drafted(0, 105, 0.9))
+    assert device.families() == ["SESSION", "DRAFT"]
+    assert codec.decode(device.published[-1].payload, DraftBundle).draft == (72, 105)
+    assert conversation.timer == 102.0
+
+
+def test_timer_that_has_not_run_out_is_left_alone(device: Device) -> None:
+    conversation = started(device)
+    device.clock = 101.9
+    conversation.check_timer()
+    assert conversation.timer == 102.0
+    assert device.families() == ["SESSION", "DRAFT"]
+
+
+def test_timer_that_has_run_out_sends_again_once(device: Device) -> None:
+    conversation = started(device)
+    device.clock = 102.0
+    conversation.check_timer()
+    conversation.check_timer()
+    assert device.families() == ["SESSION", "DRAFT", "DRAFT"]
+    assert conversation.timer == 106.0
+
+
+def test_timer_is_stopped_without_verifier(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(Unplaced())
+    device.clock = 1000.0
+    conversation.check_timer()
+    assert device.families() == ["SESSION", "DRAFT"]
+
+
+def started(device: Device, *, stop: tuple[str, ...] = (), max_tokens: int = 1000) -> Conversation:
+    """A conversation that awaits the verdict of round 1."""
+    conversation = device.ask(stop=stop, max_tokens=max_tokens)
+    conversation.receive(V0)
+    conversation.receive(Drafted(0, 1, 0.9))
+    conversation.receive(Drafted(0, 2, 0.9))
+    return conversation
+
+
+# What the app sees ----------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_durable_before_they_are_shown(device: Device) -> None:
+    started(device).receive(say("Hä"))
+    shown = device.published[-1]
+    assert shown.spooled.committed == tuple("Hä".encode())
+    assert device.events() == [TokenEvent("ask-1", 0, 0, 0, "Hä", tuple("Hä".encode()))]
+
+
+def test_events_are_numbered_with_offsets_in_code_points(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hä"))
+    conversation.receive(say("😀", after="Hä", number=2))
+    conversation.receive(say("!", after="Hä😀", number=3))
+    assert [
+        (event.sequence, event.index, event.offset) for event in device.events() if isinstance(event, TokenEvent)
+    ] == [
+        (0, 0, 0),
+        (1, 3, 2),
+        (2, 7, 3),
+    ]
+
+
+def test_last_verdict_is_durable_then_shown_then_the_context_is_cleared_then_done(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hi", finish="length"))
+    assert device.families()[2:] == ["ANSWER", "clear SESSION", "ANSWER"]
+    cleared, done = device.published[-2:]
+    assert cleared.spooled.finish == "length"
+    assert done.spooled.final == done.payload
+    assert conversation.over
+    assert device.done().text == "Hi"
+    assert device.done().finish_reason == "length"
+    assert device.spool.unanswered() == []
+
+
+def test_done_tells_what_it_took(device: Device) -> None:
+    conversation = started(device)
+    up = sum(len(message.payload) for message in device.published)
+    device.clock = 100.5
+    conversation.bytes_down += 77
+    conversation.receive(say("\1\2c"))
+    device.clock = 101.25
+    conversation.receive(say("d", after="\1\2c", number=9, finish="stop"))
+    done = device.done()
+    taken = done.statistics
+    assert (taken.prompt_tokens, taken.tokens, taken.rounds, taken.resends) == (3, 4, 2, 0)
+    assert (taken.ttft, taken.duration) == (500_000, 1_250_000)
+    assert (taken.bytes_up, taken.bytes_down) == (up, 77)
+    assert (done.verifier, done.lossless, done.released) == ("v0", True, ())
+
+
+def test_anything_after_the_end_is_ignored(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hi", finish="length"))
+    before = device.families()
+    conversation.receive(say("more", after="Hi", number=2))
+    conversation.receive(Cancelled())
+    conversation.fail("code", "sentence")
+    device.clock = 1000.0
+    conversation.check_timer()
+    assert device.families() == before
+
+
+def test_stop_string_across_verdicts_ends_the_text_durably_before_the_context_is_cleared(device: Device) -> None:
+    conversation = started(device, stop=("END",))
+    conversation.receive(say("the E"))
+    conversation.receive(say("ND of it", after="the E", number=2))
+    assert [event.text for event in device.events()[:-1] if isinstance(event, TokenEvent)] == ["the ", ""]
+    assert device.done().text == "the "
+    assert device.done().finish_reason == "stop"
+    cleared = device.published[-2]
+    assert cleared.payload == b""
+    assert cleared.spooled.finish == "stop"
+
+
+def test_stop_string_in_the_last_verdict_is_the_reason(device: Device) -> None:
+    conversation = started(device, stop=("END",))
+    conversation.receive(say("the END.", finish="length"))
+    assert device.done().finish_reason == "stop"
+    assert device.done().text == "the "
+
+
+def test_text_held_back_is_shown_at_the_end(device: Device) -> None:
+    conversation = started(device, stop=("END",))
+    conversation.receive(say("the EN", finish="length"))
+    assert [event.text for event in device.events() if isinstance(event, TokenEvent)] == ["the ", "EN"]
+    assert device.done().text == "the EN"
+
+
+def test_end_token_is_no_text(device: Device) -> None:
+    started(device).receive(say("Hi\0", finish="stop"))
+    assert device.done().text == "Hi"
+    assert device.done().statistics.tokens == 3
+
+
+def test_cancelled_while_queued_is_done_without_text(device: Device) -> None:
+    device.ask().receive(Cancelled())
+    assert device.families() == ["ANSWER"]
+    assert device.done().finish_reason == "cancelled"
+    assert device.done().text == ""
+    assert device.spool.progress(SESSION).finish == "cancelled"
+
+
+def test_cancelled_under_way_keeps_the_text_so_far(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hi"))
+    conversation.receive(Cancelled())
+    assert device.families()[-2:] == ["clear SESSION", "ANSWER"]
+    assert (device.done().finish_reason, device.done().text) == ("cancelled", "Hi")
+
+
+def test_refusal_ends_in_an_error_with_its_words(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(refusal("unsupported_sampling"))
+    assert device.families()[-2:] == ["clear SESSION", "ANSWER"]
+    assert device.error() == ErrorEvent("ask-1", 0, "unsupported_sampling", "a sentence for people")
+    assert conversation.over
+    assert device.spool.progress(SESSION).finish == "failed"
+    assert device.spool.unanswered() == []
+
+
+def test_fail_is_durable_then_clears_then_says_so(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hi"))
+    conversation.fail("internal_error", "x" * 3000)
+    cleared, last = device.published[-2:]
+    assert (cleared.payload, cleared.spooled.finish) == (b"", "failed")
+    assert last.spooled.final == last.payload
+    assert device.error() == ErrorEvent("ask-1", 1, "internal_error", "x" * 1000)
+    assert conversation.over
+
+
+# After a crash --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restart(tmp_path: Path) -> Iterator[Callable[[], Device]]:
+    """Start a device on the same spool file; the one before does nothing any more."""
+    devices: list[Device] = []
+
+    def start() -> Device:
+        if devices:
+            devices[-1].spool.close()
+        devices.append(Device(tmp_path / "spool.db"))
+        return devices[-1]
+
+    yield start
+    devices[-1].spool.close()
+
+
+def test_restart_shows_the_whole_text_again_under_higher_numbers_and_goes_on(restart: Callable[[], Device]) -> None:
+    before = restart()
+    conversation = started(before)
+    conversation.receive(say("Hä"))
+    conversation.receive(say("😀", after="Hä", number=2))
+    after = restart()
+    conversation = after.ask()
+    conversation.receive(V0)
+    conversation.receive(say("!", after="Hä😀", finish="length", epoch=2))
+    first, second, done = after.events()
+    assert isinstance(first, TokenEvent)
+    assert isinstance(second, TokenEvent)
+    assert (first.index, first.offset, first.text) == (0, 0, "Hä😀")
+    assert (second.index, second.offset, second.text) == (7, 3, "!")
+    numbers = [event.sequence for event in (first, second, done)]
+    assert numbers == [1_000_000, 1_000_001, 1_000_002]
+    assert after.done().text == "Hä😀!"
+
+
+def test_restart_raises_the_epoch_above_all_used_before(restart: Callable[[], Device]) -> None:
+    started(restart())
+    after = restart()
+    after.ask().receive(V0)
+    assert codec.decode(after.published[-1].payload, SessionContext).epoch.counter == 2
+
+
+@pytest.mark.parametrize("finish", ["stop", "length", "cancelled"])
+def test_restart_says_an_end_that_was_spooled_but_never_said(restart: Callable[[], Device], finish: str) -> None:
+    """The crash came after the last Persist. No verifier is needed any more."""
+    before = restart()
+    started(before).receive(say("Hi"))
+    before.spool.save(SESSION, 1, 2, tuple(b" you"), finish)
+    after = restart()
+    conversation = after.ask()
+    assert conversation.over
+    assert after.families() == ["ANSWER", "clear SESSION", "ANSWER"]
+    assert (after.done().finish_reason, after.done().text) == (finish, "Hi you")
+    assert after.spool.undelivered() == [(conversation.request, after.published[-1].payload)]
+
+
+def test_restart_after_a_failure_that_was_never_said_tells_to_ask_again(restart: Callable[[], Device]) -> None:
+    before = restart()
+    started(before)
+    before.spool.save(SESSION, 1, 0, (), "failed")
+    after = restart()
+    assert after.ask().over
+    assert after.families() == ["clear SESSION", "ANSWER"]
+    assert after.error().code == "interrupted"
+    assert "ask again" in after.error().message
+
+
+def test_restart_with_all_tokens_and_a_stop_string_among_them_says_stop(restart: Callable[[], Device]) -> None:
+    before = restart()
+    started(before, stop=("END",))
+    before.spool.save(SESSION, 1, 0, tuple(b"the END."), "length")
+    after = restart()
+    after.ask(stop=("END",))
+    assert (after.done().finish_reason, after.done().text) == ("stop", "the ")
+
+
+@pytest.mark.parametrize("event", [LinkUp(), Unplaced(), V0], ids=["link up", "unplaced", "placed"])
+def test_restart_with_a_stop_string_spooled_but_not_acted_on_ends_at_the_first_event(
+    restart: Callable[[], Device], event: LinkUp | Unplaced | Placed
+) -> None:
+    """The crash came between the tokens and the end they should have brought. The link may be up before a verifier."""
+    before = restart()
+    started(before, stop=("END",))
+    before.spool.save(SESSION, 1, 0, tuple(b"the END."), None)
+    after = restart()
+    conversation = after.ask(stop=("END",))
+    assert after.families() == ["ANSWER"]
+    conversation.receive(event)
+    assert conversation.over
+    assert after.families()[-2:] == ["clear SESSION", "ANSWER"]
+    assert (after.done().finish_reason, after.done().text) == ("stop", "the ")
+
+
+def test_restart_queued_can_be_cancelled_and_clears_what_was_retained(restart: Callable[[], Device]) -> None:
+    started(restart()).receive(say("Hi"))
+    after = restart()
+    after.ask().receive(Cancelled())
+    assert after.families() == ["ANSWER", "clear SESSION", "ANSWER"]
+    assert (after.done().finish_reason, after.done().text) == ("cancelled", "Hi")

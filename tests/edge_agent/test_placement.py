@@ -1,0 +1,178 @@
+"""Which verifier a device turns to, and when it moves."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from edge_agent.events import Terms
+from edge_agent.placement import Placement
+from schemas.messages import VERSION, VerifierState
+
+OURS = "70ce11a5"
+OTHERS = "0ddba11"
+
+
+def state(capacity: int = 8, tokenizer: str = OURS) -> VerifierState:
+    return VerifierState(
+        VERSION,
+        "online",
+        "b007",
+        target="tiny",
+        tokenizer=tokenizer,
+        vocab_size=100,
+        context_length=200,
+        end_tokens=(0, 7),
+        capacity=capacity,
+        round_time=40_000,
+    )
+
+
+OFFLINE = VerifierState(VERSION, "offline", "b007")
+
+
+def choice(device: str, capacities: dict[str, int]) -> str | None:
+    """Where a fresh device goes."""
+    placement = Placement(device, OURS)
+    for verifier, capacity in capacities.items():
+        placement.announce(verifier, state(capacity))
+    terms = placement.pick()
+    return terms.verifier if terms else None
+
+
+def crowd(number: int, capacities: dict[str, int]) -> dict[str, str | None]:
+    return {f"device-{i}": choice(f"device-{i}", capacities) for i in range(number)}
+
+
+def test_pick_without_announcement_is_none() -> None:
+    assert Placement("pi", OURS).pick() is None
+
+
+def test_pick_returns_what_the_verifier_announced() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state())
+    assert placement.pick() == Terms("v0", "b007", 100, 200, frozenset({0, 7}), 0.04)
+
+
+def test_pick_follows_new_announcements_of_the_same_verifier() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state())
+    placement.pick()
+    placement.announce("v0", replace(state(), boot="b008", round_time=1_000_000))
+    assert placement.pick() == Terms("v0", "b008", 100, 200, frozenset({0, 7}), 1.0)
+
+
+def test_pick_keeps_its_choice_when_others_come() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(capacity=1))
+    placement.pick()
+    for number in range(1, 20):
+        placement.announce(f"v{number}", state(capacity=1000))
+        terms = placement.pick()
+        assert terms is not None
+        assert terms.verifier == "v0"
+
+
+GONE = {
+    "offline": OFFLINE,
+    "draining": replace(state(), draining=True),
+    "cleared": None,
+    "other target": state(8, OTHERS),
+}
+
+
+@pytest.mark.parametrize("gone", GONE.values(), ids=GONE.keys())
+def test_pick_moves_when_the_choice_no_longer_serves_and_stays_there(gone: VerifierState | None) -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state())
+    placement.pick()
+    placement.announce("v1", state())
+    placement.announce("v0", gone)
+    moved = placement.pick()
+    assert moved is not None
+    assert moved.verifier == "v1"
+    placement.announce("v0", state())
+    assert placement.pick() == moved
+
+
+@pytest.mark.parametrize("gone", GONE.values(), ids=GONE.keys())
+def test_pick_is_none_when_the_only_verifier_no_longer_serves(gone: VerifierState | None) -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state())
+    placement.pick()
+    placement.announce("v0", gone)
+    assert placement.pick() is None
+    placement.announce("v0", state())
+    assert placement.pick() is not None
+
+
+def test_announce_cleared_of_an_unknown_verifier_is_fine() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", None)
+    assert placement.pick() is None
+
+
+def test_pick_fills_verifiers_in_proportion_to_their_capacity() -> None:
+    """Hashes are fixed, so this is no matter of luck: of 4,000 devices, shares of 1 : 2 : 5 to within 2.5 points."""
+    counts = Counter(crowd(4000, {"v0": 10, "v1": 20, "v2": 50}).values())
+    shares = [counts[name] / 4000 for name in ("v0", "v1", "v2")]
+    assert shares == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.025)
+
+
+def test_pick_spreads_devices_even_where_no_capacity_is_announced() -> None:
+    counts = Counter(crowd(1000, {"v0": 0, "v1": 0}).values())
+    assert counts["v0"] == pytest.approx(500, abs=60)
+
+
+CAPACITIES = st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9-]{0,8}\Z"), st.integers(0, 1000), min_size=2, max_size=8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(capacities=CAPACITIES, data=st.data())
+def test_pick_without_one_verifier_moves_only_its_own_devices(capacities: dict[str, int], data: st.DataObject) -> None:
+    gone = data.draw(st.sampled_from(sorted(capacities)))
+    before = crowd(30, capacities)
+    after = crowd(30, {name: capacity for name, capacity in capacities.items() if name != gone})
+    for device, verifier in before.items():
+        assert after[device] != gone
+        if verifier != gone:
+            assert after[device] == verifier
+
+
+@settings(deadline=None, max_examples=50)
+@given(capacities=CAPACITIES, data=st.data())
+def test_pick_does_not_depend_on_the_order_of_announcements(capacities: dict[str, int], data: st.DataObject) -> None:
+    shuffled = dict(data.draw(st.permutations(list(capacities.items()))))
+    assert choice("pi", shuffled) == choice("pi", capacities)
+
+
+def test_misfit_names_both_tokenizers_the_verifier_and_its_target() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v1", state(tokenizer=OTHERS))
+    placement.announce("v2", state(tokenizer=OTHERS))
+    assert placement.misfit() == (
+        f"the device's tokenizer ({OURS}) is not that of verifier 'v1' ({OTHERS}, target 'tiny'): "
+        "set the device up with a drafter and tokenizer for that target"
+    )
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [
+        {},
+        {"v0": OFFLINE},
+        {"v0": state()},
+        {"v0": state(tokenizer=OTHERS), "v1": state()},
+        {"v0": state(tokenizer=OTHERS), "v1": replace(state(), draining=True)},
+    ],
+    ids=["nobody", "offline", "fitting", "one of two fits", "the fitting one drains"],
+)
+def test_misfit_is_none_while_there_is_hope(announced: dict[str, VerifierState]) -> None:
+    placement = Placement("pi", OURS)
+    for verifier, known in announced.items():
+        placement.announce(verifier, known)
+    assert placement.misfit() is None
