@@ -21,6 +21,7 @@ from edge_agent.effects import (
 )
 from edge_agent.events import Event, StopFound, TimerFired
 from edge_agent.session import Request, Session, State
+from edge_agent.spool import SpoolError
 from schemas import codec
 from schemas.messages import AnswerEvent, FinishReason, Statistics
 
@@ -128,11 +129,15 @@ class Conversation:
 
     def fail(self, code: str, sentence: str) -> None:
         """End the request for a reason outside the session."""
-        if not self.over:
-            around = self._around
+        if self.over:
+            return
+        around = self._around
+        try:
             around.spool.save(self.request.session, self._session.epoch.counter, len(self._session.log), (), "failed")
-            around.publish(around.topics.session(around.device, self.request.session), b"", retain=True)
-            self._failed(code, sentence)
+        except SpoolError as error:
+            _log.error("request %s will be taken up again after a restart: %s", self.request.id, error)
+        around.publish(around.topics.session(around.device, self.request.session), b"", retain=True)
+        self._failed(code, sentence)
 
     def _carry_out(self, effect: Effect) -> None:  # noqa: C901 -- one case per effect
         around, session = self._around, self.request.session
@@ -152,7 +157,7 @@ class Conversation:
             case StopTimer():
                 self.timer = None
             case Emit(index, tokens):
-                self._first_at = self._first_at or around.now()
+                self._first_at = around.now() if self._first_at is None else self._first_at
                 self._show(index, tokens)
             case Finished(reason):
                 self._finish(reason)
@@ -197,7 +202,10 @@ class Conversation:
         if final:
             self.over = True
             self.timer = None
-            self._around.spool.finalize(self.request.session, payload)
+            try:
+                self._around.spool.finalize(self.request.session, payload)
+            except SpoolError as error:
+                _log.error("the end of request %s may be said again after a restart: %s", self.request.id, error)
         self._around.publish(self._around.topics.answer(self._around.device, self.request.id), payload)
 
     def _statistics(self) -> Statistics:
@@ -209,7 +217,7 @@ class Conversation:
             drafted=tally.drafted,
             accepted=tally.accepted,
             resends=tally.resends,
-            ttft=round(1e6 * ((self._first_at or now) - self._asked_at)),
+            ttft=round(1e6 * ((now if self._first_at is None else self._first_at) - self._asked_at)),
             duration=round(1e6 * (now - self._asked_at)),
             bytes_up=self._bytes_up,
             bytes_down=self.bytes_down,

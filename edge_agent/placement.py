@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge_agent.events import Terms
 
 if TYPE_CHECKING:
     from schemas.messages import VerifierState
+
+LONGEST_ROUND: Final = 60.0
+"""Seconds of announced round time that an agent believes; it waits at least that long before it sends again."""
 
 
 class Placement:
@@ -69,7 +72,7 @@ class Placement:
 
     def _score(self, verifier: str) -> float:
         word = hashlib.blake2b(f"{self._device}/{verifier}".encode(), digest_size=8).digest()
-        uniform = (int.from_bytes(word, "big") + 0.5) / 2**64
+        uniform = ((int.from_bytes(word, "big") >> 11) + 0.5) / 2**53  # never rounds to 1, whose logarithm is 0
         return -max(1, self._states[verifier].capacity) / math.log(uniform)
 
 
@@ -80,5 +83,5 @@ def _terms(verifier: str, state: VerifierState) -> Terms:
         state.vocab_size,
         state.context_length,
         frozenset(state.end_tokens),
-        state.round_time / 1e6,
+        min(state.round_time / 1e6, LONGEST_ROUND),
     )

@@ -48,6 +48,6 @@ class RoundTrip:
         self._backoff = min(self._backoff * 2, 64.0)
 
     def timeout(self, floor: float = 0.0) -> float:
-        """Return how long to wait now; never below `floor`, the verifier's announced round time."""
+        """Return how long to wait now; never below `floor`, the verifier's announced round time, whatever `most` is."""
         base = self._first if self._smoothed is None else self._smoothed + DEVIATIONS * self._variance
-        return min(max(base, floor, self._least) * self._backoff, self._most)
+        return max(min(max(base, floor, self._least) * self._backoff, self._most), floor)

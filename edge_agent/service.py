@@ -25,6 +25,7 @@ from edge_agent.events import Cancelled, Drafted, DrafterLost, Event, LinkDown, 
 from edge_agent.intake import AskError, new_request_id, spooled
 from edge_agent.placement import Placement
 from edge_agent.roundtrip import RoundTrip
+from edge_agent.spool import SpoolError
 from schemas import codec
 from schemas.digest import tokenizer_digest
 from schemas.errors import WireError
@@ -221,6 +222,9 @@ class Agent:
                 self._take(item)
             self._check_timers()
             self._note_delivery()
+        except SpoolError as error:
+            _log.error("%s", error)
+            self._fail_active("spool_failed", str(error))
         except Exception:  # noqa: BLE001 -- one bad message must not end the service
             _log.exception("a turn of the agent failed; it goes on")
             self._fail_active("internal_error", "the agent made a mistake and has logged it: ask again")
@@ -324,6 +328,8 @@ class Agent:
             # The verifier holds a context of a session that has ended: clear it again.
             self.publish(self.topics.session(self.device, message.session), b"", retain=True)
         elif isinstance(message, Refusal):
+            if message.session is None and message.code == "unsupported_version":
+                self._tell(message)  # it cannot read what this agent says, and never will
             _log.warning("the verifier refused (%s): %s", message.code, message.sentence)
 
     def _knows(self, session: bytes) -> bool:
@@ -361,10 +367,18 @@ class Agent:
             request = ask.id or request
             self._accept(spooled(ask, request, self._tokenizer, self._digest, max_tokens=self._options.max_tokens))
         except (WireError, AskError) as error:
-            _log.warning("request %s was refused (%s): %s", request, error.code, error)
-            event = ErrorEvent(request, 0, error.code, str(error)[:1000])
-            self.publish(self.topics.answer(self.device, request), codec.encode_json(event))
+            self._decline(request, error.code, str(error))
+        except SpoolError as error:
+            self._decline(request, "spool_failed", str(error))
+        except Exception:  # noqa: BLE001 -- one bad ask must not fail the request under way
+            _log.exception("request %s could not be taken in", request)
+            self._decline(request, "internal_error", "the agent made a mistake and has logged it: ask something else")
         message.acknowledge()
+
+    def _decline(self, request: str, code: str, sentence: str) -> None:
+        _log.warning("request %s was refused (%s): %s", request, code, sentence)
+        event = ErrorEvent(request, 0, code, sentence[:1000])
+        self.publish(self.topics.answer(self.device, request), codec.encode_json(event))
 
     def _accept(self, request: Spooled) -> None:
         known = self.spool.find(request.id)

@@ -72,6 +72,8 @@ OUTAGE_FAILURES: Final = 3
 """So many rounds without an answer …"""
 OUTAGE_WINDOW: Final = 60.0
 """… within so many seconds are an outage, even if link and verifier seem well."""
+MAX_COUNTER: Final = 2**52
+"""No honest agent gets here; a verifier that claims to know such an epoch is not followed out of the wire's range."""
 
 
 class State(Enum):
@@ -211,41 +213,40 @@ class Session:
     # Placement and link -------------------------------------------------------------------------------------------
 
     def _begin(self, event: Placed, now: float) -> list[Effect]:
-        """Open the first epoch of this run, unless the request cannot be served at all."""
-        terms = event.terms
-        room = terms.context_length - len(self.request.prompt)
-        if not self.request.prompt:
+        """Open the first epoch of this run."""
+        return self._move(event.terms, now)
+
+    def _place(self, event: Placed, now: float) -> list[Effect]:
+        """Go on with the picked verifier: the same one, or another in a fresh epoch."""
+        old, new = self._terms, event.terms
+        if old is None or old.verifier != new.verifier:
+            return self._move(new, now)
+        was_placed, self._placed, self._terms = self._placed, True, new
+        return [] if was_placed and old.boot == new.boot else self._resume(now)
+
+    def _move(self, terms: Terms, now: float) -> list[Effect]:
+        """Turn to a verifier in a fresh epoch, unless it cannot serve the request at all."""
+        request, room = self.request, terms.context_length - len(self.request.prompt)
+        if not request.prompt:
             return self._fail("empty_prompt", "the prompt has no tokens: ask something")
         if room < 1:
             return self._fail(
                 "prompt_too_long",
-                f"the prompt has {len(self.request.prompt)} tokens, but verifier {terms.verifier!r} takes "
+                f"the prompt has {len(request.prompt)} tokens, but verifier {terms.verifier!r} takes "
                 f"{terms.context_length} for prompt and answer together: shorten it",
             )
-        unknown = [token for token in self.request.prompt if not 0 <= token < terms.vocab_size]
+        unknown = [token for token in request.prompt if not 0 <= token < terms.vocab_size]
         if unknown:
             return self._fail(
                 "token_out_of_vocabulary",
                 f"the prompt holds token {unknown[0]}, but the target of verifier {terms.verifier!r} knows only ids "
                 f"below {terms.vocab_size}: the device's tokenizer is not the target's",
             )
-        self._max_tokens = min(self.request.max_tokens, room)
-        self._placed = True
-        effects = self._new_epoch(terms)
+        self._max_tokens = min(request.max_tokens, room)
         if len(self.log) >= self._max_tokens:
-            return [*effects, Persist(self._epoch.counter, len(self.log), finish="length"), *self._finish("length")]
-        return effects + self._resume(now)
-
-    def _place(self, event: Placed, now: float) -> list[Effect]:
-        """Go on with the picked verifier: the same one, or another in a fresh epoch."""
-        old, new = self._terms, event.terms
-        was_placed, self._placed = self._placed, True
-        if old is None or old.verifier != new.verifier:
-            return self._new_epoch(new) + self._resume(now)
-        self._terms = new
-        if was_placed and old.boot == new.boot:
-            return []
-        return self._resume(now)
+            return self._finish("length")
+        self._placed = True
+        return self._new_epoch(terms) + self._resume(now)
 
     def _unplace(self, _event: Unplaced, _now: float) -> list[Effect]:
         self._placed = False
@@ -407,27 +408,20 @@ class Session:
 
     def _verdict(self, verdict: Verdict, now: float) -> list[Effect]:
         """Append what continues the log; ignore what is of another epoch, contradicts the log or says nothing new."""
-        if not self._continues(verdict):
-            return self._ignore(verdict, now)
         held = len(self.log)
-        new = verdict.tokens[held - verdict.base :]
-        flight = self._flight
-        answered = flight is not None and flight.round == verdict.round
-        if not (new or answered or verdict.finish):
+        new = verdict.tokens[held - verdict.base :] if self._continues(verdict) else ()
+        if not new and not (verdict.finish and self._continues(verdict)):
             return self._ignore(verdict, now)
-        if flight and answered and not flight.resent:
+        flight, self._flight = self._flight, None
+        if flight and flight.round == verdict.round and not flight.resent:
             self._roundtrip.observe(now - flight.sent_at)
-        self._failures.clear()
-        self._flight = None
-        effects: list[Effect] = [Persist(self._epoch.counter, held, finish=verdict.finish)] if verdict.finish else []
         if new:
             self._count(verdict)
             self.log.extend(new)
             self._realign(new)
-            effects = [Persist(self._epoch.counter, held, new, verdict.finish), Emit(held, new)]
-        if verdict.finish:
-            return effects + self._finish(verdict.finish)
-        return effects + self._resume(now)
+        if verdict.finish or len(self.log) >= self._max_tokens:
+            return self._finish(verdict.finish or "length", new)
+        return [Persist(self._epoch.counter, held, new), Emit(held, new), *self._resume(now)]
 
     def _continues(self, verdict: Verdict) -> bool:
         """Whether a verdict speaks of this epoch's log: base, overlap, limit and digest all fit what is held."""
@@ -457,7 +451,7 @@ class Session:
         if resync.session != self.request.session or self._terms is None:
             return self._ignore(resync, now)
         known = resync.known
-        if known is not None and known.counter >= self._epoch.counter and known != self._epoch:
+        if known is not None and known != self._epoch and self._epoch.counter <= known.counter < MAX_COUNTER:
             self.tally.resyncs += 1
             return self._new_epoch(self._terms, above=known.counter) + self._resume(now)
         if resync.epoch != self._epoch or resync.revision != self._revision:
@@ -471,7 +465,7 @@ class Session:
 
     def _refused(self, refusal: Refusal, now: float) -> list[Effect]:
         """Wait as long as the verifier asks for, or give up where waiting cannot help."""
-        if refusal.epoch not in (None, self._epoch):
+        if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
             return self._ignore(refusal, now)
         if refusal.retry_after == 0:
             return self._fail(refusal.code, refusal.sentence)
@@ -482,26 +476,36 @@ class Session:
     # Ends ---------------------------------------------------------------------------------------------------------
 
     def _stop(self, _event: StopFound, _now: float) -> list[Effect]:
-        return [Persist(self._epoch.counter, len(self.log), finish="stop"), *self._finish("stop")]
+        return self._finish("stop")
 
     def _cancel(self, _event: Cancelled, _now: float) -> list[Effect]:
-        return [Persist(self._epoch.counter, len(self.log), finish="cancelled"), *self._finish("cancelled")]
+        return self._finish("cancelled")
 
-    def _finish(self, reason: Literal["stop", "length", "cancelled"]) -> list[Effect]:
-        """End well: what the end stands on is durable by now, so the context may go."""
+    def _finish(self, reason: Literal["stop", "length", "cancelled"], new: tuple[int, ...] = ()) -> list[Effect]:
+        """End well: the last tokens and the end are durable as one before anybody is told, or the context goes."""
         self.state = State.FINISHED
-        cleared: list[Effect] = [ClearContext()] if self._epoch.counter else []
-        return [StopTimer(), *cleared, Finished(reason)]
+        start = len(self.log) - len(new)
+        emitted: list[Effect] = [Emit(start, new)] if new else []
+        return [
+            Persist(self._epoch.counter, start, new, reason),
+            *emitted,
+            StopTimer(),
+            *self._clear_context(),
+            Finished(reason),
+        ]
 
     def _fail(self, code: str, sentence: str) -> list[Effect]:
         self.state = State.FINISHED
-        cleared: list[Effect] = [ClearContext()] if self._epoch.counter else []
         return [
             StopTimer(),
             Persist(self._epoch.counter, len(self.log), finish="failed"),
-            *cleared,
+            *self._clear_context(),
             Failed(code, sentence),
         ]
+
+    def _clear_context(self) -> list[Effect]:
+        """Clear what this run, or an earlier one, has published."""
+        return [ClearContext()] if self._epoch.counter else []
 
     def _ignore(self, _event: Event, _now: float) -> list[Effect]:
         self.tally.ignored += 1
@@ -517,7 +521,7 @@ def _to(*states: State) -> frozenset[State]:
 
 _Q, _D, _A, _O, _F = State
 _ACTIVE: dict[type[Event], _Row] = {
-    Placed: (Session._place, _to(_D, _A, _O)),
+    Placed: (Session._place, _to(_D, _A, _O, _F)),
     Unplaced: (Session._unplace, _to(_O)),
     LinkUp: (Session._link_back, _to(_D, _A, _O)),
     LinkDown: (Session._link_lost, _to(_O)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from msgspec import Struct
 from schemas.messages import Sampling, StopRules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _SCHEMA = """
@@ -94,36 +95,48 @@ class Spool:
             SpoolError: the file cannot be opened, is no spool, or is of a newer release.
         """
         where = str(path) if path else ":memory:"
+        self._where = where
+        db: sqlite3.Connection | None = None
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(where, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            db = sqlite3.connect(where, isolation_level=None, check_same_thread=False)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            (found,) = db.execute("PRAGMA user_version").fetchone()
             if found not in (0, _FORMAT):
-                raise SpoolError(
+                raise SpoolError(  # noqa: TRY301 -- closed below like the rest
                     f"the spool {where} has format {found}, this release writes format {_FORMAT}: "
                     "update the agent, or move the file away to start with an empty one"
                 )
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={_FORMAT}")
-        except (sqlite3.Error, OSError) as error:
+            db.executescript(_SCHEMA)
+            db.execute(f"PRAGMA user_version={_FORMAT}")
+        except (sqlite3.Error, OSError, SpoolError) as error:
+            if db is not None:
+                db.close()
+            if isinstance(error, SpoolError):
+                raise
             raise SpoolError(
                 f"the spool {where} cannot be used ({error}): check that the folder is writable and the disk not full, "
                 "or move a broken file away to start with an empty one"
             ) from error
+        self._db = db
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
     def add(self, request: Spooled) -> bool:
-        """Take in a request; False if one with its id is known already."""
-        cursor = self._db.execute(
-            "INSERT OR IGNORE INTO request (id, session, body) VALUES (?, ?, ?)",
-            (request.id, request.session, msgspec.msgpack.encode(request)),
-        )
+        """Take in a request; False if one with its id is known already.
+
+        Raises:
+            SpoolError: the disk did not take it; so with all that write.
+        """
+        with self._transaction():
+            cursor = self._db.execute(
+                "INSERT OR IGNORE INTO request (id, session, body) VALUES (?, ?, ?)",
+                (request.id, request.session, msgspec.msgpack.encode(request)),
+            )
         return cursor.rowcount == 1
 
     def save(self, session: bytes, epoch: int, start: int, tokens: Iterable[int], finish: str | None) -> None:
@@ -132,25 +145,31 @@ class Spool:
         (known,) = self._db.execute("SELECT epoch FROM request WHERE session = ?", (session,)).fetchone()
         fences = finish is not None or epoch != known
         self._db.execute(f"PRAGMA synchronous={'FULL' if fences else 'NORMAL'}")
-        with _transaction(self._db):
-            if words:
-                self._db.execute("INSERT INTO piece VALUES (?, ?, ?)", (session, start, words.tobytes()))
-            if fences:
-                self._db.execute("UPDATE request SET epoch = ?, finish = ? WHERE session = ?", (epoch, finish, session))
-        if not fences:
+        try:
+            with self._transaction():
+                if words:
+                    self._db.execute("INSERT INTO piece VALUES (?, ?, ?)", (session, start, words.tobytes()))
+                if fences:
+                    self._db.execute(
+                        "UPDATE request SET epoch = ?, finish = ? WHERE session = ?", (epoch, finish, session)
+                    )
+        finally:
             self._db.execute("PRAGMA synchronous=FULL")
 
     def finalize(self, session: bytes, final: bytes) -> None:
         """Note the last answer event of a request, so that it can be sent again."""
-        self._db.execute("UPDATE request SET final = ? WHERE session = ?", (final, session))
+        with self._transaction():
+            self._db.execute("UPDATE request SET final = ? WHERE session = ?", (final, session))
 
     def mark_delivered(self) -> None:
         """Note that every final event so far has reached the broker."""
-        self._db.execute("UPDATE request SET delivered = 1 WHERE final IS NOT NULL AND delivered = 0")
+        with self._transaction():
+            self._db.execute("UPDATE request SET delivered = 1 WHERE final IS NOT NULL AND delivered = 0")
 
     def mark_run(self, session: bytes) -> None:
         """Count that this run of the agent takes the request up."""
-        self._db.execute("UPDATE request SET runs = runs + 1 WHERE session = ?", (session,))
+        with self._transaction():
+            self._db.execute("UPDATE request SET runs = runs + 1 WHERE session = ?", (session,))
 
     def find(self, request: str) -> Progress | None:
         """Return how far the request with this id has come, or None if it is not known."""
@@ -180,7 +199,7 @@ class Spool:
 
     def prune(self, keep: int) -> None:
         """Forget the oldest delivered requests until at most `keep` of them are left."""
-        with _transaction(self._db):
+        with self._transaction():
             self._db.execute(
                 "DELETE FROM request WHERE delivered = 1 AND number NOT IN "
                 "(SELECT number FROM request WHERE delivered = 1 ORDER BY number DESC LIMIT ?)",
@@ -192,15 +211,18 @@ class Spool:
         rows = self._db.execute(f"SELECT body FROM request WHERE {where} ORDER BY number")  # noqa: S608 -- own text
         return [msgspec.msgpack.decode(body, type=Spooled) for (body,) in rows]
 
-
-class _transaction:  # noqa: N801 -- reads as a statement
-    """Commit on success, roll back on error; sqlite3's own context manager does not begin one in autocommit mode."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit on success, roll back on error; say in words what the disk did not take."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise SpoolError(
+                f"the spool {self._where} could not be written ({error}): check that the disk is not full"
+            ) from error

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 0.5
 """Seconds a bundle may wait for a context it names: MQTT keeps no order across topics."""
+MEMORY_OF_DECLINED: Final = 256
+MEMORY_OF_PARKED: Final = 4_096
+"""So many are kept, the newest; a session forgotten this way is asked for again by a Resync."""
 IDLE: Final = 60.0
 """Seconds of silence after which a session may be forgotten to make room for another."""
 RESYNC_BACKOFF: Final = 0.5
@@ -71,6 +74,7 @@ class Work(Struct, frozen=True):
         choose: how many; 0 only fills the cache.
         deadline: in seconds, as far as the agent said; infinite for cache filling.
         received: when the bundle came, in seconds.
+        round: of the bundle; None for cache filling.
     """
 
     key: Key
@@ -80,6 +84,7 @@ class Work(Struct, frozen=True):
     choose: int
     deadline: float
     received: float
+    round: int | None = None
 
 
 class Reply(Struct, frozen=True):
@@ -103,15 +108,29 @@ class _Bundle(Struct, frozen=True):
     received: float
 
 
+class _Parked(Struct, frozen=True):
+    """A bundle that waits for the context it names, since `since`."""
+
+    arrived: _Bundle
+    since: float
+
+
+class _Declined(Struct, frozen=True):
+    """Why a session is not served; `full` may pass, everything else is for good."""
+
+    context: SessionContext
+    code: RefusalCode
+    sentence: str
+
+
 class _Entry(Struct):
-    """One session this verifier owns."""
+    """One session this verifier serves."""
 
     context: SessionContext
     log: Log
     end_tokens: frozenset[int]
     finish: FinishReason | None
     touched: float
-    refusal: tuple[RefusalCode, str] | None = None
     waiting: _Bundle | None = None
     running: _Bundle | None = None
     running_work: Work | None = None
@@ -123,7 +142,6 @@ class _Asked(Struct):
 
     epoch: Epoch
     revision: int
-    reason: ResyncReason
     again_at: float
     backoff: float
 
@@ -138,7 +156,7 @@ class Ledger:
             verifier: own id; contexts that name another owner are only noted.
             target: of the engine.
             capacity: sessions served at once; more are refused until one ends.
-            memory: tombstones, notes on others' sessions and outstanding Resyncs kept, each.
+            memory: tombstones, notes on sessions of others and outstanding Resyncs kept, each.
         """
         self._verifier = verifier
         self._target = target
@@ -146,8 +164,9 @@ class Ledger:
         self._memory = memory
         self._entries: dict[Key, _Entry] = {}
         self._elsewhere: OrderedDict[Key, Epoch] = OrderedDict()
+        self._declined: OrderedDict[Key, _Declined] = OrderedDict()
         self._tombstones: OrderedDict[Key, Epoch] = OrderedDict()
-        self._parked: OrderedDict[Key, _Bundle] = OrderedDict()
+        self._parked: OrderedDict[Key, _Parked] = OrderedDict()
         self._asked: OrderedDict[Key, _Asked] = OrderedDict()
 
     def __len__(self) -> int:
@@ -158,35 +177,43 @@ class Ledger:
     def context(self, device: str, context: SessionContext, now: float) -> list[Effect]:
         """Take in the agent's word on a session: a higher (epoch, revision) replaces the entry whole."""
         key = Key(device, context.session)
-        entry = self._entries.get(key)
         known = self._known_epoch(key)
         if known is not None and context.epoch != known and context.epoch.counter <= known.counter:
             # Older, or another agent that believes to be the same device: its next bundle will be told.
             return []
-        if self._tombstones.get(key) == context.epoch:
-            return []
-        if entry is not None and entry.context.epoch == context.epoch and entry.context.revision >= context.revision:
+        if self._tombstones.get(key) == context.epoch or self._has(key, context):
             return []
         self._tombstones.pop(key, None)
         self._elsewhere.pop(key, None)
-        effects: list[Effect] = []
+        self._declined.pop(key, None)
         if context.owner != self._verifier:
             _remember(self._elsewhere, key, context.epoch, self._memory)
-            if entry is not None:
-                del self._entries[key]
-                effects.append(Release(key))
-            return effects
-        if entry is None and len(self._entries) >= self._capacity:
+            return self._drop(key)
+        effects: list[Effect] = []
+        declined = self._unservable(context)
+        if declined is None and key not in self._entries and len(self._entries) >= self._capacity:
             effects += self._make_room(now)
-        if entry is None and len(self._entries) >= self._capacity:
-            sentence = f"verifier {self._verifier!r} already serves its {self._capacity} sessions: try again later"
-            return [self._refuse(device, "overloaded", sentence, context.session, context.epoch)]
-        entry = self._open(context, now)
-        self._entries[key] = entry
-        if entry.refusal is not None:
-            effects.append(self._refuse(device, *entry.refusal, context.session, context.epoch))
+            if len(self._entries) >= self._capacity:
+                declined = _Declined(context, "overloaded", self._full())
+        if declined is not None:
+            _remember(self._declined, key, declined, min(self._memory, MEMORY_OF_DECLINED))
+            self._parked.pop(key, None)
+            return [*effects, *self._drop(key), self._refuse(device, declined)]
+        self._entries[key] = self._open(context, now)
         parked = self._parked.pop(key, None)
-        return effects + (self._place(key, parked, now) if parked else [])
+        return effects + (self._place(key, parked.arrived, now) if parked else [])
+
+    def _has(self, key: Key, context: SessionContext) -> bool:
+        """Whether this context, or a later one of its epoch, was taken in before."""
+        entry, declined = self._entries.get(key), self._declined.get(key)
+        held = entry.context if entry else declined.context if declined else None
+        return held is not None and held.epoch == context.epoch and held.revision >= context.revision
+
+    def _drop(self, key: Key) -> list[Effect]:
+        return [Release(key)] if self._entries.pop(key, None) is not None else []
+
+    def _full(self) -> str:
+        return f"verifier {self._verifier!r} already serves its {self._capacity} sessions: try again later"
 
     def _make_room(self, now: float) -> list[Effect]:
         """Forget the session that has been silent longest, if it has been so for long: it can come back by Resync."""
@@ -201,29 +228,35 @@ class Ledger:
         end = stop if context.stop.ignore_end else stop | self._target.end_tokens
         log = Log(context.prompt, context.committed)
         finish = ending(context.committed, end_tokens=end, room=context.max_tokens)
-        return _Entry(context, log, end, finish, now, refusal=self._unservable(context))
+        return _Entry(context, log, end, finish, now)
 
-    def _unservable(self, context: SessionContext) -> tuple[RefusalCode, str] | None:
+    def _unservable(self, context: SessionContext) -> _Declined | None:
         """Say what is wrong with a session that no later bundle can put right, or None."""
         target = self._target
         if context.tokenizer != target.tokenizer:
-            return "tokenizer_mismatch", (
+            return _Declined(
+                context,
+                "tokenizer_mismatch",
                 f"the device's tokenizer ({context.tokenizer}) is not the target's ({target.tokenizer}): "
-                "set the device up with the tokenizer of this target"
+                "set the device up with the tokenizer of this target",
             )
         if not context.prompt:
-            return "empty_prompt", "the prompt has no tokens: ask something"
+            return _Declined(context, "empty_prompt", "the prompt has no tokens: ask something")
         if len(context.prompt) + context.max_tokens > target.context_length:
-            return "prompt_too_long", (
+            return _Declined(
+                context,
+                "prompt_too_long",
                 f"a prompt of {len(context.prompt)} tokens and an answer of {context.max_tokens} do not fit the "
-                f"target's context of {target.context_length} tokens: shorten the prompt or ask for fewer tokens"
+                f"target's context of {target.context_length} tokens: shorten the prompt or ask for fewer tokens",
             )
         if (token := self._foreign((*context.prompt, *context.committed))) is not None:
-            return "token_out_of_vocabulary", self._not_in_vocabulary(token)
+            return _Declined(context, "token_out_of_vocabulary", self._not_in_vocabulary(token))
         if context.sampling.temperature > 0:
-            return "unsupported_sampling", (
+            return _Declined(
+                context,
+                "unsupported_sampling",
                 f"temperature {context.sampling.temperature} was asked for, but this verifier only chooses greedily: "
-                "ask with temperature 0"
+                "ask with temperature 0",
             )
         return None
 
@@ -234,9 +267,10 @@ class Ledger:
         self._parked.pop(key, None)
         self._asked.pop(key, None)
         self._elsewhere.pop(key, None)
+        self._declined.pop(key, None)
         if epoch is not None:
             _remember(self._tombstones, key, epoch, self._memory)
-        return [Release(key)] if self._entries.pop(key, None) is not None else []
+        return self._drop(key)
 
     # Bundles ------------------------------------------------------------------------------------------------------
 
@@ -254,28 +288,35 @@ class Ledger:
             return self._ask(key, bundle, "epoch_conflict", now, known)
         if key in self._tombstones and bundle.epoch == known:
             return []
+        declined = self._declined.get(key)
+        if declined is not None and bundle.epoch == known and bundle.revision <= declined.context.revision:
+            if declined.code != "overloaded" or len(self._entries) >= self._capacity:
+                return [self._refuse(key.device, declined, bundle.round)]
+            # There is room by now.
+            del self._declined[key]
+            self._entries[key] = self._open(declined.context, now)
+            entry = self._entries[key]
         if entry is None or bundle.epoch != entry.context.epoch or bundle.revision > entry.context.revision:
-            held = self._parked.get(key)
-            if held is None:
-                _remember(self._parked, key, arrived, self._memory)
-            elif bundle.round > held.bundle.round or bundle.epoch.counter > held.bundle.epoch.counter:
-                # The newer bundle takes the place of the older, but not its remaining patience.
-                self._parked[key] = _Bundle(bundle, held.received)
+            self._park(key, arrived, now)
             return []
         return self._check(key, entry, arrived, now)
+
+    def _park(self, key: Key, arrived: _Bundle, now: float) -> None:
+        """Let a bundle wait for its context; a newer one takes the older one's place and remaining patience."""
+        held = self._parked.get(key)
+        if held is None:
+            _remember(self._parked, key, _Parked(arrived, now), min(self._memory, MEMORY_OF_PARKED))
+            return
+        old, new = held.arrived.bundle, arrived.bundle
+        if (new.epoch.counter, new.round) > (old.epoch.counter, old.round):
+            self._parked[key] = _Parked(arrived, held.since)
 
     def _check(self, key: Key, entry: _Entry, arrived: _Bundle, now: float) -> list[Effect]:
         bundle = arrived.bundle
         entry.touched = max(entry.touched, now)
-        if entry.refusal is not None:
-            return [self._refuse(key.device, *entry.refusal, bundle.session, bundle.epoch, bundle.round)]
         if (token := self._foreign(bundle.draft)) is not None:
-            sentence = self._not_in_vocabulary(token)
-            return [
-                self._refuse(
-                    key.device, "token_out_of_vocabulary", sentence, bundle.session, bundle.epoch, bundle.round
-                )
-            ]
+            wrong = _Declined(entry.context, "token_out_of_vocabulary", self._not_in_vocabulary(token))
+            return [self._refuse(key.device, wrong, bundle.round)]
         if bundle.base > len(entry.log):
             return self._ask(key, bundle, "base_ahead", now, entry.context.epoch)
         if entry.log.digest(bundle.base) != bundle.digest:
@@ -335,7 +376,7 @@ class Ledger:
     def ready(self) -> Iterator[Work]:
         """Yield what the engine could do now, one piece per session that has none under way."""
         for key, entry in self._entries.items():
-            if entry.running_work is not None or entry.refusal is not None:
+            if entry.running_work is not None or (entry.waiting is None and (entry.finish or not entry.prefill)):
                 continue
             sequence = entry.log.sequence()
             context = entry.context
@@ -345,9 +386,16 @@ class Ledger:
                 patience = bundle.time_left / 1e6 if bundle.time_left else float("inf")
                 received = entry.waiting.received
                 yield Work(
-                    key, context.epoch, context.revision, sequence + rest, len(rest) + 1, received + patience, received
+                    key,
+                    context.epoch,
+                    context.revision,
+                    sequence + rest,
+                    len(rest) + 1,
+                    received + patience,
+                    received,
+                    bundle.round,
                 )
-            elif entry.prefill and entry.finish is None and len(sequence) > 1:
+            elif len(sequence) > 1:
                 yield Work(key, context.epoch, context.revision, sequence[:-1], 0, float("inf"), float("inf"))
 
     def _rest(self, entry: _Entry, bundle: DraftBundle) -> tuple[int, ...]:
@@ -356,8 +404,9 @@ class Ledger:
         return rest[: entry.context.max_tokens - len(entry.log) - 1]
 
     def start(self, work: Work) -> None:
-        """Note that the engine has taken this work up, at once or in chunks."""
+        """Note that the engine has taken this work up, at once or in chunks; it must be one `ready` yields now."""
         entry = self._entries[work.key]
+        assert work.round == (entry.waiting.bundle.round if entry.waiting else None)
         entry.running_work = work
         entry.prefill = False
         if work.choose:
@@ -393,8 +442,9 @@ class Ledger:
         running, entry.running, entry.running_work = entry.running, None, None
         if running is None:
             return []
-        bundle = running.bundle
-        return [self._refuse(work.key.device, "engine_failed", sentence, bundle.session, bundle.epoch, bundle.round)]
+        return [
+            self._refuse(work.key.device, _Declined(entry.context, "engine_failed", sentence), running.bundle.round)
+        ]
 
     # Time ---------------------------------------------------------------------------------------------------------
 
@@ -403,18 +453,18 @@ class Ledger:
         effects: list[Effect] = []
         while self._parked:
             key, held = next(iter(self._parked.items()))
-            if held.received + PATIENCE > now:
+            if held.since + PATIENCE > now:
                 break
             del self._parked[key]
             reason: ResyncReason = "unknown_revision" if key in self._entries else "unknown_session"
-            effects += self._ask(key, held.bundle, reason, now, self._known_epoch(key))
+            effects += self._ask(key, held.arrived.bundle, reason, now, self._known_epoch(key))
         return effects
 
     def next_tick(self) -> float | None:
         """Return when `tick` will next have something to do, in seconds, or None."""
         if not self._parked:
             return None
-        return next(iter(self._parked.values())).received + PATIENCE
+        return next(iter(self._parked.values())).since + PATIENCE
 
     # Words to devices ---------------------------------------------------------------------------------------------
 
@@ -424,31 +474,32 @@ class Ledger:
         """Ask for the context again; once per (session, revision), then with back-off."""
         asked = self._asked.get(key)
         backoff = RESYNC_BACKOFF
-        if asked is not None and (asked.epoch, asked.revision, asked.reason) == (bundle.epoch, bundle.revision, reason):
+        if asked is not None and (asked.epoch, asked.revision) == (bundle.epoch, bundle.revision):
             if now < asked.again_at:
                 return []
             backoff = min(asked.backoff * 2, RESYNC_BACKOFF_MOST)
-        record = _Asked(bundle.epoch, bundle.revision, reason, now + backoff, backoff)
+        record = _Asked(bundle.epoch, bundle.revision, now + backoff, backoff)
         _remember(self._asked, key, record, self._memory)
         resync = Resync(VERSION, "resync", bundle.session, bundle.epoch, bundle.revision, bundle.round, reason, known)
         return [Reply(key.device, resync)]
 
-    def _refuse(
-        self,
-        device: str,
-        code: RefusalCode,
-        sentence: str,
-        session: bytes,
-        epoch: Epoch,
-        number: int | None = None,
-    ) -> Reply:
-        retry = RETRY_AFTER if code in ("overloaded", "engine_failed") else 0
-        return Reply(device, Refusal(VERSION, "refusal", code, sentence, session, epoch, number, retry))
+    def _refuse(self, device: str, declined: _Declined, number: int | None = None) -> Reply:
+        context = declined.context
+        retry = RETRY_AFTER if declined.code in ("overloaded", "engine_failed") else 0
+        return Reply(
+            device,
+            Refusal(
+                VERSION, "refusal", declined.code, declined.sentence, context.session, context.epoch, number, retry
+            ),
+        )
 
     def _known_epoch(self, key: Key) -> Epoch | None:
         entry = self._entries.get(key)
         if entry is not None:
             return entry.context.epoch
+        declined = self._declined.get(key)
+        if declined is not None:
+            return declined.context.epoch
         return self._elsewhere.get(key) or self._tombstones.get(key)
 
     def _foreign(self, tokens: Sequence[int]) -> int | None:

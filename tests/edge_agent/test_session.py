@@ -115,7 +115,7 @@ def test_placed_queued_after_a_restart_continues_the_log_in_a_higher_epoch() -> 
 def test_placed_queued_after_a_restart_with_all_tokens_ends_durably_before_it_clears() -> None:
     machine = Machine(epoch=4, committed=(21, 22, 23), max_tokens=3)
     effects = machine.tell(Placed(terms()))
-    assert effects[-4:] == [Persist(5, 3, finish="length"), StopTimer(), ClearContext(), Finished("length")]
+    assert effects[-4:] == [Persist(4, 3, finish="length"), StopTimer(), ClearContext(), Finished("length")]
     assert machine.state() is State.FINISHED
 
 
@@ -1043,3 +1043,40 @@ def test_table_outcomes_are_checked_by_the_machine_itself(monkeypatch: pytest.Mo
     monkeypatch.setattr("edge_agent.session.TRANSITIONS", wrong)
     with pytest.raises(AssertionError, match="Cancelled led from queued to finished"):
         Machine().tell(Cancelled())
+
+
+# Found by review ------------------------------------------------------------------------------------------------------
+
+
+def test_placed_on_a_verifier_with_a_shorter_context_shortens_the_answer() -> None:
+    machine = awaiting()
+    effects = machine.tell(Placed(terms("v1", context_length=10)))
+    (published,) = [effect.context for effect in effects if isinstance(effect, PublishContext)]
+    assert len(published.prompt) + published.max_tokens == 10
+
+
+def test_refusal_of_another_session_is_ignored() -> None:
+    machine = awaiting()
+    other = replace(refusal(epoch=None), session=b"session2")
+    assert machine.tell(other) == []
+    assert machine.state() is State.AWAITING
+
+
+def test_verdict_that_fills_the_log_ends_it_even_if_it_does_not_say_so() -> None:
+    machine = awaiting(23, max_tokens=4)
+    machine.tell(verdict(1, (21, 22, 23, 24)))
+    assert machine.state() is State.FINISHED
+
+
+def test_verdict_repeated_under_the_current_round_is_no_answer() -> None:
+    machine = awaiting()
+    machine.tell(verdict(1, (21, 22, 23)))
+    machine.draft(24, 25)
+    assert machine.tell(verdict(2, (21, 22, 23))) == []
+    assert machine.state() is State.AWAITING
+
+
+def test_resync_that_claims_an_epoch_beyond_all_reason_is_ignored() -> None:
+    machine = awaiting()
+    absurd = replace(resync("stale_epoch"), known=Epoch(2**53 - 1, b"x" * 8))
+    assert Persist not in {type(effect) for effect in machine.tell(absurd)}

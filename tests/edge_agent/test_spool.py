@@ -120,7 +120,7 @@ def test_save_is_all_or_nothing(spool: Spool) -> None:
     """Here the tokens cannot be written, since there are some at that place: epoch and end are not, either."""
     spool.add(request())
     spool.save(ONE, 1, 0, (7,), None)
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(SpoolError):
         spool.save(ONE, 2, 0, (8,), "stop")
     assert spool.progress(ONE) == Progress(1, 0, (7,), None, None)
     spool.save(ONE, 2, 1, (8,), "stop")

@@ -359,7 +359,7 @@ def test_bundle_needs_the_model_for_its_draft_and_one_token_more() -> None:
     bench = serving()
     bench.now = 7.0
     assert bench.bundle(bundle(1, TEXT[:2], time_left=2_000_000)) == []
-    assert list(bench.ledger.ready()) == [Work(KEY, EPOCH, 0, PROMPT + TEXT[:2], 3, 9.0, 7.0)]
+    assert list(bench.ledger.ready()) == [Work(KEY, EPOCH, 0, PROMPT + TEXT[:2], 3, 9.0, 7.0, 1)]
 
 
 def test_bundle_without_patience_named_has_no_deadline() -> None:
@@ -746,3 +746,47 @@ def test_rounds_repeated_to_the_end_give_the_targets_text(draft: tuple[int, ...]
 def test_key_of_two_devices_never_names_the_same_storage() -> None:
     keys = {Key("pi", SESSION), Key("pi-2", SESSION), Key("pi", b"session2")}
     assert len({key.to_bytes() for key in keys}) == 3
+
+
+# Found by review ------------------------------------------------------------------------------------------------------
+
+
+def test_resync_goes_out_once_for_a_revision_whatever_the_reason() -> None:
+    bench = serving()
+    assert len(bench.bundle(bundle(1, after=TEXT[:2]))) == 1
+    bench.bundle(bundle(2))
+    bench.step()
+    assert bench.bundle(bundle(3, after=(99,))) == []
+
+
+def test_bundle_parked_again_does_not_go_behind_younger_ones() -> None:
+    bench = Bench()
+    bench.bundle(bundle(1, revision=2))
+    bench.now = 0.4
+    bench.bundle(bundle(1, session=b"session2"))
+    bench.now = 0.45
+    bench.context(context(revision=1))
+    assert bench.ledger.next_tick() == pytest.approx(0.9)
+    bench.now = 0.91
+    assert len(bench.ledger.tick(bench.now)) == 1
+    bench.now = 0.96
+    assert len(bench.ledger.tick(bench.now)) == 1
+
+
+def test_session_that_cannot_be_served_takes_no_place() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(temperature=1.0))
+    assert bench.context(context(session=b"session2")) == []
+    assert len(bench.ledger) == 1
+
+
+def test_session_turned_away_is_refused_without_a_resync_and_served_when_there_is_room() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session2"))
+    bench.context(context())
+    (refusal,) = bench.bundle(bundle(1))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.round) == ("overloaded", 1)
+    bench.clear(b"session2")
+    assert bench.bundle(bundle(2)) == []
+    assert [work.round for work in bench.ledger.ready()] == [2]
