@@ -48,6 +48,7 @@ from edge_agent.events import (
     TimerFired,
     Unplaced,
 )
+from edge_agent.pending import Pending
 from edge_agent.roundtrip import RoundTrip
 from schemas.digest import Log
 from schemas.limits import MAX_DRAFT_TOKENS
@@ -171,11 +172,7 @@ class Session:
         self._roundtrip = roundtrip or RoundTrip()
         self._failures: deque[float] = deque(maxlen=OUTAGE_FAILURES)
         self._max_tokens = request.max_tokens
-        # Drafted beyond the log: token ids, how sure the drafter was, and the name of this line of drafting.
-        self._pending: list[int] = []
-        self._confidences: list[float] = []
-        self._branch = 0
-        self._drafting = False
+        self._pending = Pending()
         self._flight: _Flight | None = None
         self._drafted_in: dict[int, int] = {}
 
@@ -319,7 +316,7 @@ class Session:
         assert self._terms is not None
         base = len(self.log)
         # The verdict adds one token of the target's own, so a draft as long as the limit would waste its last place.
-        draft = tuple(self._pending[: min(self.longest_draft, self._max_tokens - base - 1)])
+        draft = tuple(self._pending.tokens[: min(self.longest_draft, self._max_tokens - base - 1)])
         self._round += 1
         self._drafted_in[self._round] = len(draft)
         self._flight = _Flight(self._round, now, resent=resend)
@@ -354,7 +351,8 @@ class Session:
     def _can_draft(self) -> bool:
         """Whether one more token could ever be of use: room for it and the target's own, and no end before it."""
         end = self._terms.end_tokens if self._terms and not self.request.stop.ignore_end else frozenset()
-        ended = bool(self._pending) and (self._pending[-1] in end or self._pending[-1] in self.request.stop.tokens)
+        last = self._pending.tokens[-1:]
+        ended = any(token in end or token in self.request.stop.tokens for token in last)
         length = len(self.log) + len(self._pending)
         return (
             not self._drafter_lost
@@ -366,43 +364,30 @@ class Session:
     def _draft_on(self) -> list[Effect]:
         """Ask for one more token, unless one is being drafted or there are enough to go on with."""
         ahead = 0 if self.state is State.DRAFTING else self.longest_draft
-        if self._drafting or not self._can_draft() or len(self._pending) >= max(ahead, self._policy.max_draft):
+        if self._pending.busy or not self._can_draft() or len(self._pending) >= max(ahead, self._policy.max_draft):
             return []
-        self._drafting = True
-        return [Draft(self._branch, self.log.sequence() + tuple(self._pending))]
+        self._pending.busy = True
+        return [Draft(self._pending.branch, self.log.sequence() + tuple(self._pending.tokens))]
 
     def _take_draft(self, event: Drafted, now: float) -> list[Effect]:
-        if event.branch != self._branch:
+        if event.branch != self._pending.branch:
             return []
-        self._drafting = False
         if self._terms is not None and not 0 <= event.token < self._terms.vocab_size:
             return self._lose_drafter(DrafterLost(), now)
-        self._pending.append(event.token)
-        self._confidences.append(event.confidence)
-        if self.state is State.DRAFTING and (self._policy.enough(self._confidences) or not self._can_draft()):
+        self._pending.add(event.token, event.confidence)
+        if self.state is State.DRAFTING and (self._policy.enough(self._pending.confidences) or not self._can_draft()):
             self.state = State.AWAITING
             return self._send(now, resend=False)
         return self._draft_on()
 
     def _lose_drafter(self, _event: DrafterLost, now: float) -> list[Effect]:
         """Go on without drafts: every round then brings the one token the target adds."""
-        self._drafting = False
+        self._pending.busy = False
         self._drafter_lost = True
         if self.state is not State.DRAFTING:
             return []
         self.state = State.AWAITING
         return self._send(now, resend=False)
-
-    def _realign(self, new: tuple[int, ...]) -> None:
-        """Keep the extras of a draft that was accepted whole and whose first extra is the bonus token, or nothing."""
-        if tuple(self._pending[: len(new)]) == new:
-            del self._pending[: len(new)]
-            del self._confidences[: len(new)]
-        else:
-            self._pending.clear()
-            self._confidences.clear()
-            self._branch += 1
-            self._drafting = False
 
     # Answers of the verifier --------------------------------------------------------------------------------------
 
@@ -418,7 +403,7 @@ class Session:
         if new:
             self._count(verdict)
             self.log.extend(new)
-            self._realign(new)
+            self._pending.follow(new)
         if verdict.finish or len(self.log) >= self._max_tokens:
             return self._finish(verdict.finish or "length", new)
         return [Persist(self._epoch.counter, held, new), Emit(held, new), *self._resume(now)]
