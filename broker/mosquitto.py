@@ -155,7 +155,12 @@ class MosquittoProcess:
         if self._state_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="sled-mosquitto-")
             return Path(self._temporary.name)
-        self._state_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BrokerStartError(
+                f"the folder {self._state_dir} for the broker's state cannot be made ({error.strerror}): give another"
+            ) from error
         return self._state_dir.resolve()
 
     def _wait_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:

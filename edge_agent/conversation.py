@@ -19,7 +19,7 @@ from edge_agent.effects import (
     StartTimer,
     StopTimer,
 )
-from edge_agent.events import Event, StopFound, TimerFired
+from edge_agent.events import Event, Placed, StopFound, TimerFired
 from edge_agent.session import Request, Session, State
 from edge_agent.spool import SpoolError
 from schemas import codec
@@ -93,6 +93,7 @@ class Conversation:
             roundtrip=around.roundtrip,
         )
         self.over = False
+        self.target = before.target
         if before.committed:
             self._show(0, before.committed)
         if before.finish is not None:
@@ -107,6 +108,9 @@ class Conversation:
         """Tell the session what happened and carry out what it wants."""
         if self.over:
             return
+        if isinstance(event, Placed) and not self.target:
+            self.target = event.terms.target
+            self._around.spool.keep_target(self.request.session, self.target)
         before = self._session.state
         for effect in self._session.receive(event, self._around.now()):
             self._carry_out(effect)

@@ -17,6 +17,8 @@ class Terms(Struct, frozen=True):
         context_length: prompt and output tokens together.
         end_tokens: ids with which its target ends a text.
         round_time: seconds from a bundle's receipt to its verdict, as announced.
+        target: name of its target; one text is one target's.
+        numerics: fingerprint of how it computes; between equal ones texts are equal to the last near-tie.
     """
 
     verifier: str
@@ -25,6 +27,8 @@ class Terms(Struct, frozen=True):
     context_length: int
     end_tokens: frozenset[int]
     round_time: float = 0.0
+    target: str = ""
+    numerics: str = ""
 
 
 class Placed(Struct, frozen=True):
@@ -71,6 +75,10 @@ class StopFound(Struct, frozen=True):
     """A stop string of the request appeared in the text."""
 
 
+class ContextLost(Struct, frozen=True):
+    """Somebody else cleared the retained context (a sweeper, a clone): verifiers hold the session for ended."""
+
+
 class Cancelled(Struct, frozen=True):
     """The app no longer wants the answer."""
 
@@ -88,4 +96,5 @@ Event = (
     | LinkDown
     | StopFound
     | Cancelled
+    | ContextLost
 )

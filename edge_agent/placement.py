@@ -1,9 +1,9 @@
 """Which verifier an agent turns to, without a coordinator.
 
 Verifiers announce themselves in retained states. Among those that are online, not draining and made for the agent's
-tokenizer, an agent takes the one with the highest weighted rendezvous score, and keeps it as long as it serves: every
-agent comes to its own choice, capacities are filled in proportion, and when a verifier leaves only its own sessions
-move (Schindelhauer and Schomaker 2005: score = -weight / ln(hash)).
+tokenizer and target, an agent takes the one with the highest weighted rendezvous score, and keeps it as long as it
+serves: every agent comes to its own choice, capacities are filled in proportion, and when a verifier leaves only its
+own sessions move (Schindelhauer and Schomaker 2005: score = -weight / ln(hash)).
 """
 
 from __future__ import annotations
@@ -24,38 +24,72 @@ LONGEST_ROUND: Final = 60.0
 class Placement:
     """The announcements a device has seen, and its choice among them."""
 
-    def __init__(self, device: str, tokenizer: str) -> None:
+    def __init__(self, device: str, tokenizer: str, target: str = "") -> None:
         """Start with no announcement seen.
 
         Args:
             device: own id; devices spread over the verifiers by it.
             tokenizer: digest of the device's tokenizer.
+            target: name of the only target to use; empty for whichever is announced.
         """
         self._device = device
         self._tokenizer = tokenizer
         self._states: dict[str, VerifierState] = {}
         self._current: str | None = None
+        self._wanted = target
+        self._kept = target
+        self._numerics = ""
+        self._unconfirmed: set[str] = set()
 
     def announce(self, verifier: str, state: VerifierState | None) -> None:
         """Take in a verifier's state; None if its announcement was cleared."""
+        self._unconfirmed.discard(verifier)
         if state is None:
             self._states.pop(verifier, None)
         else:
             self._states[verifier] = state
 
+    def keep(self, target: str) -> None:
+        """Use only this target from now on: a text that one target began is not another's to end."""
+        self._kept = self._wanted or target
+
+    def let_go(self) -> None:
+        """The text has ended; the next may be any target's that the agent is set up for."""
+        self._kept = self._wanted
+
+    def doubt(self) -> None:
+        """The connection was away: what was announced before counts only if it is announced again."""
+        self._unconfirmed = set(self._states)
+
+    def drop_doubtful(self) -> None:
+        """Forget the verifiers that have not announced themselves again: their last will was missed."""
+        for verifier in self._unconfirmed:
+            del self._states[verifier]
+        self._unconfirmed = set()
+
     def pick(self) -> Terms | None:
         """Return the terms of the verifier to use now, or None while there is none."""
         if self._current is None or not self._serves(self._states.get(self._current)):
             candidates = [name for name, state in self._states.items() if self._serves(state)]
-            self._current = max(candidates, key=self._score, default=None)
-        return None if self._current is None else _terms(self._current, self._states[self._current])
+            equal = [name for name in candidates if self._states[name].numerics == self._numerics]
+            self._current = max(equal or candidates, key=self._score, default=None)
+        if self._current is None:
+            return None
+        state = self._states[self._current]
+        self._numerics = state.numerics
+        return _terms(self._current, state)
 
     def misfit(self) -> str | None:
         """Say why no announced verifier will do, or None if one does or none has announced itself."""
         online = {name: state for name, state in self._states.items() if state.status == "online"}
-        if not online or any(state.tokenizer == self._tokenizer for state in online.values()):
+        if not online or any(self._fits(state) for state in online.values()):
             return None
         name, state = min(online.items())
+        if state.tokenizer == self._tokenizer:
+            return (
+                f"the device is set up for target {self._kept!r}, but verifier {name!r} serves {state.target!r}: "
+                "start a verifier for that target, or set the device up for this one"
+            )
         return (
             f"the device's tokenizer ({self._tokenizer}) is not that of verifier {name!r} ({state.tokenizer}, target "
             f"{state.target!r}): set the device up with a drafter and tokenizer for that target"
@@ -66,9 +100,12 @@ class Placement:
             state is not None
             and state.status == "online"
             and not state.draining
-            and state.tokenizer == self._tokenizer
             and state.vocab_size > 0
+            and self._fits(state)
         )
+
+    def _fits(self, state: VerifierState) -> bool:
+        return state.tokenizer == self._tokenizer and self._kept in ("", state.target)
 
     def _score(self, verifier: str) -> float:
         word = hashlib.blake2b(f"{self._device}/{verifier}".encode(), digest_size=8).digest()
@@ -84,4 +121,6 @@ def _terms(verifier: str, state: VerifierState) -> Terms:
         state.context_length,
         frozenset(state.end_tokens),
         min(state.round_time / 1e6, LONGEST_ROUND),
+        state.target,
+        state.numerics,
     )

@@ -21,7 +21,7 @@ from broker.message import Message, Will
 from broker.tls import Tls
 from edge_agent.conversation import Conversation
 from edge_agent.drafting import DraftingThread
-from edge_agent.events import Cancelled, Drafted, DrafterLost, Event, LinkDown, LinkUp, Placed, Unplaced
+from edge_agent.events import Cancelled, ContextLost, Drafted, DrafterLost, Event, LinkDown, LinkUp, Placed, Unplaced
 from edge_agent.intake import AskError, new_request_id, spooled
 from edge_agent.placement import Placement
 from edge_agent.roundtrip import RoundTrip
@@ -54,8 +54,8 @@ _log = logging.getLogger(__name__)
 
 MISFIT_GRACE: Final = 2.0
 """Seconds an agent waits for a fitting verifier after it has seen only others: announcements arrive one by one."""
-STRANGERS_FOR: Final = 5.0
-"""Seconds after a connect in which retained contexts of forgotten sessions arrive, to be cleared."""
+ANNOUNCED_AGAIN: Final = 2.0
+"""Seconds after a reconnect in which every verifier that is still there has announced itself again."""
 KEPT_REQUESTS: Final = 1_000
 
 
@@ -63,10 +63,10 @@ class AgentOptions(Struct, frozen=True):
     """How one agent runs.
 
     Attributes:
-        device: own id; also the MQTT client id.
+        device: own id; the MQTT client id is `agent-` and this.
         address: of the broker.
         root: of all topics.
-        target: name of the target model it is set up for, for people.
+        target: name of the only target to use; empty for whichever fits the tokenizer.
         max_tokens: length of an answer if the ask leaves it open.
         max_queue: requests that may wait; more are refused.
         release: version of the software, for people.
@@ -136,7 +136,8 @@ class Agent:
         self._clock = clock
         self.nonce = secrets.token_bytes(ID_BYTES)
         self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._placement = Placement(self.device, self._digest)
+        self._placement = Placement(self.device, self._digest, options.target)
+        self._doubt_until: float | None = None
         self.roundtrip = RoundTrip()
         self._waiting: deque[Spooled] = deque()
         self._active: Conversation | None = None
@@ -151,7 +152,7 @@ class Agent:
         state = topics.device_state(device)
         bridge = Bridge(
             self._options.address,
-            device,
+            f"agent-{device}",
             clean=False,
             tls=self._options.tls,
             will=Will(state, codec.encode_json(self._state("offline"))),
@@ -257,6 +258,8 @@ class Agent:
 
     def _connected(self) -> None:
         self.link_up = True
+        self._placement.doubt()
+        self._doubt_until = self._clock() + ANNOUNCED_AGAIN
         _log.info("device %s is connected to the broker at %s", self.device, self._options.address)
         self._publish_state()
         for _, final in self.spool.undelivered():
@@ -268,6 +271,10 @@ class Agent:
         self.publish(self.topics.device_state(self.device), codec.encode_json(self._state("online")), retain=True)
 
     def _check_timers(self) -> None:
+        if self._doubt_until is not None and self._doubt_until <= self._clock():
+            self._doubt_until = None
+            self._placement.drop_doubtful()
+            self._place()
         if self._active is not None:
             self._active.check_timer()
             self._retire()
@@ -353,7 +360,10 @@ class Agent:
 
     def _own_context(self, session: bytes, payload: bytes) -> None:
         """Clear retained contexts of sessions that this agent does not know (any more)."""
-        if payload and not self._knows(session):
+        if not payload and self._active is not None and self._active.request.session == session:
+            _log.warning("somebody cleared the retained context of session %s; opening it again", session.hex())
+            self._tell(ContextLost())
+        elif payload and not self._knows(session):
             _log.info("clearing the retained context of session %s, which has ended", session.hex())
             self.publish(self.topics.session(self.device, session), b"", retain=True)
 
@@ -367,7 +377,7 @@ class Agent:
             request = ask.id or request
             self._accept(spooled(ask, request, self._tokenizer, self._digest, max_tokens=self._options.max_tokens))
         except (WireError, AskError) as error:
-            self._decline(request, error.code, str(error))
+            self._decline(codec.ask_id(message.payload) or request, error.code, str(error))
         except SpoolError as error:
             self._decline(request, "spool_failed", str(error))
         except Exception:  # noqa: BLE001 -- one bad ask must not fail the request under way
@@ -419,6 +429,8 @@ class Agent:
         """Take up the next request, if none is under way."""
         while self._active is None and self._waiting:
             self._active = Conversation(self._waiting.popleft(), self)
+            if self._active.target:
+                self._placement.keep(self._active.target)
             terms = self._placement.pick()
             if terms is not None:
                 self._tell(Placed(terms))
@@ -430,11 +442,14 @@ class Agent:
     def _tell(self, event: Event) -> None:
         if self._active is not None:
             self._active.receive(event)
+            if self._active.target:
+                self._placement.keep(self._active.target)
             self._retire()
 
     def _retire(self) -> None:
         if self._active is not None and self._active.over:
             self._active = None
+            self._placement.let_go()
             self._undelivered = True
             self._begin_next()
 

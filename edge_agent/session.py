@@ -37,6 +37,7 @@ from edge_agent.effects import (
 )
 from edge_agent.events import (
     Cancelled,
+    ContextLost,
     Drafted,
     DrafterLost,
     Event,
@@ -436,7 +437,8 @@ class Session:
         if resync.session != self.request.session or self._terms is None:
             return self._ignore(resync, now)
         known = resync.known
-        if known is not None and known != self._epoch and self._epoch.counter <= known.counter < MAX_COUNTER:
+        behind = known is not None and (known != self._epoch or resync.reason == "ended")
+        if known is not None and behind and self._epoch.counter <= known.counter < MAX_COUNTER:
             self.tally.resyncs += 1
             return self._new_epoch(self._terms, above=known.counter) + self._resume(now)
         if resync.epoch != self._epoch or resync.revision != self._revision:
@@ -447,6 +449,11 @@ class Session:
         if self._flight and self._link_up and self._placed:
             effects += self._send(now, resend=True)
         return effects
+
+    def _context_lost(self, _event: ContextLost, now: float) -> list[Effect]:
+        """Only a fresh epoch opens a session again that verifiers believe to be over."""
+        assert self._terms is not None
+        return self._new_epoch(self._terms) + self._resume(now)
 
     def _refused(self, refusal: Refusal, now: float) -> list[Effect]:
         """Wait as long as the verifier asks for, or give up where waiting cannot help."""
@@ -517,6 +524,7 @@ _ACTIVE: dict[type[Event], _Row] = {
     Refusal: (Session._refused, _to(_D, _A, _O, _F)),
     StopFound: (Session._stop, _to(_F)),
     Cancelled: (Session._cancel, _to(_F)),
+    ContextLost: (Session._context_lost, _to(_D, _A, _O)),
 }
 
 TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
@@ -530,6 +538,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
         Refusal: (Session._ignore, _to(_Q)),
         StopFound: (Session._stop, _to(_F)),
         Cancelled: (Session._cancel, _to(_F)),
+        ContextLost: (Session._ignore, _to(_Q)),
     },
     # No bundle is on its way, so no timer runs.
     _D: _ACTIVE,

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS request (
     id TEXT NOT NULL UNIQUE,
     session BLOB NOT NULL UNIQUE,
     body BLOB NOT NULL,
+    target TEXT NOT NULL DEFAULT '',
     epoch INTEGER NOT NULL DEFAULT 0,
     runs INTEGER NOT NULL DEFAULT 0,
     finish TEXT,
@@ -76,6 +77,7 @@ class Progress(Struct, frozen=True):
         committed: output token ids.
         finish: why it has ended, or None.
         final: its last answer event as it was sent, or None.
+        target: name of the target that writes the text; empty if no verifier was found yet.
     """
 
     epoch: int
@@ -83,6 +85,7 @@ class Progress(Struct, frozen=True):
     committed: tuple[int, ...]
     finish: str | None
     final: bytes | None
+    target: str = ""
 
 
 class Spool:
@@ -100,7 +103,9 @@ class Spool:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(where, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(where, isolation_level=None, check_same_thread=False, timeout=1)
+            # Held until the file is closed, so that no second agent speaks for the same sessions.
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             (found,) = db.execute("PRAGMA user_version").fetchone()
@@ -116,6 +121,11 @@ class Spool:
                 db.close()
             if isinstance(error, SpoolError):
                 raise
+            if "locked" in str(error):
+                raise SpoolError(
+                    f"the spool {where} is used by another agent: stop that one, or give this one a spool of its own "
+                    "with --spool"
+                ) from error
             raise SpoolError(
                 f"the spool {where} cannot be used ({error}): check that the folder is writable and the disk not full, "
                 "or move a broken file away to start with an empty one"
@@ -171,6 +181,11 @@ class Spool:
         with self._transaction():
             self._db.execute("UPDATE request SET runs = runs + 1 WHERE session = ?", (session,))
 
+    def keep_target(self, session: bytes, target: str) -> None:
+        """Note which target writes the text of a session."""
+        with self._transaction():
+            self._db.execute("UPDATE request SET target = ? WHERE session = ?", (target, session))
+
     def find(self, request: str) -> Progress | None:
         """Return how far the request with this id has come, or None if it is not known."""
         row = self._db.execute("SELECT session FROM request WHERE id = ?", (request,)).fetchone()
@@ -178,13 +193,13 @@ class Spool:
 
     def progress(self, session: bytes) -> Progress:
         """Return how far a session has come."""
-        epoch, runs, finish, final = self._db.execute(
-            "SELECT epoch, runs, finish, final FROM request WHERE session = ?", (session,)
+        epoch, runs, finish, final, target = self._db.execute(
+            "SELECT epoch, runs, finish, final, target FROM request WHERE session = ?", (session,)
         ).fetchone()
         committed = array("I")
         for (words,) in self._db.execute("SELECT tokens FROM piece WHERE session = ? ORDER BY start", (session,)):
             committed.frombytes(words)
-        return Progress(epoch, runs, tuple(committed), finish, final)
+        return Progress(epoch, runs, tuple(committed), finish, final, target)
 
     def unanswered(self) -> list[Spooled]:
         """Return the requests whose final event was never composed, oldest first."""

@@ -27,6 +27,7 @@ from schemas.messages import (
     DraftBundle,
     JsonMessage,
     Refusal,
+    RequestId,
     Resync,
     SessionContext,
     Verdict,
@@ -151,9 +152,9 @@ def decode_ask(payload: bytes) -> Ask:
         PayloadTooLarge, NotText, PayloadMalformed, InvalidField: with a sentence for the person who asked.
     """
     _check_size(payload, Ask.limit, "an ask")
-    text = _text(payload)
+    text = _text(payload).removeprefix("\ufeff")
     if text.lstrip().startswith("{"):
-        ask = _parse(_ASK, payload, "the ask")
+        ask = _parse(_ASK, text.encode(), "the ask")
     elif len(text) > MAX_PROMPT_CHARACTERS:
         raise PayloadTooLarge(f"a prompt may have {MAX_PROMPT_CHARACTERS} characters, this one has {len(text)}")
     else:
@@ -163,6 +164,18 @@ def decode_ask(payload: bytes) -> Ask:
     if not (ask.prompt or "").strip() and not any(m.content.strip() for m in ask.messages):
         raise InvalidField("the prompt is empty: send the question as text, or as JSON under `prompt`")
     return ask
+
+
+class _AskId(Struct, frozen=True):
+    id: RequestId
+
+
+def ask_id(payload: bytes) -> str | None:
+    """Return the id in an ask that may otherwise be wrong, so that its error finds the app; None if there is none."""
+    try:
+        return msgspec.json.decode(payload, type=_AskId).id
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
 
 
 def decode_cancel(payload: bytes) -> Cancel:

@@ -34,7 +34,7 @@ FinishReason = Literal["stop", "length"]
 """`stop`: the target's end token (or a stop token of the session); `length`: the token limit."""
 
 ResyncReason = Literal[
-    "unknown_session", "unknown_revision", "base_ahead", "digest_differs", "stale_epoch", "epoch_conflict"
+    "unknown_session", "unknown_revision", "base_ahead", "digest_differs", "stale_epoch", "epoch_conflict", "ended"
 ]
 
 RefusalCode = Literal[
@@ -212,7 +212,8 @@ class Resync(Struct, frozen=True, array_like=True):
     Attributes:
         epoch: of the bundle that could not be placed.
         revision: of that bundle; the agent ignores a Resync for a revision it has already left behind.
-        reason: `stale_epoch` and `epoch_conflict` ask for an epoch above `known`, the others for a fresh revision.
+        reason: `stale_epoch`, `epoch_conflict` and `ended` (the context was cleared) ask for an epoch above `known`,
+            the others for a fresh revision. An agent that has ended the session clears its context again instead.
         known: the epoch that the verifier holds for the session, if any.
     """
 

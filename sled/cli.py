@@ -169,13 +169,18 @@ def run_verifier(
     dtype: Annotated[DType, typer.Option(help="What the target computes in; only float32 is exact.")] = DType.AUTO,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     kv_budget: Annotated[
-        float, typer.Option("--kv-budget", min=0.01, help="Memory for keys and values of all sessions, in GiB.")
+        float,
+        typer.Option("--kv-budget", min=0.01, max=1e6, help="Memory for keys and values of all sessions, in GiB."),
     ] = 1.0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one for each core.")] = None,
     capacity: Annotated[int, typer.Option(min=1, help="Sessions served at once.")] = 256,
     step_tokens: Annotated[int, typer.Option("--step-tokens", min=1, help="Tokens computed per step at most.")] = 512,
 ) -> None:
     """Verify the drafts of many devices with one target model."""
+    from schemas.topics import Topics, check_name
+
+    check_name(name, "verifier id")
+    Topics(root)
     from sled.run import VerifierSettings
     from sled.run import run_verifier as run
 
@@ -194,6 +199,9 @@ def run_agent(
     root: Root = "sled/v1",
     drafter: DrafterFolder = None,
     policy: PolicyText = "fixed:4",
+    target: Annotated[
+        str, typer.Option("--target", help="Name of the only target to use; by default any with the same tokenizer.")
+    ] = "",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for drafting.")] = 1,
     spool: Annotated[
         Path | None, typer.Option(help="File in which requests survive a crash; by default in the user's state folder.")
@@ -206,6 +214,10 @@ def run_agent(
     ] = 16,
 ) -> None:
     """Draft on this device, have the drafts verified, and answer apps."""
+    from schemas.topics import Topics, check_name
+
+    check_name(device)
+    Topics(root)
     _policy(policy)
     from sled.run import AgentSettings
     from sled.run import run_agent as run
@@ -217,6 +229,7 @@ def run_agent(
             root,
             drafter or _export(_pull(None)),
             policy,
+            target,
             threads,
             spool or platformdirs.user_state_path("sled") / f"{device}.db",
             max_tokens,

@@ -47,7 +47,10 @@ class Client:
     ) -> None:
         self._topics = Topics(root)
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._bridge = Bridge(address, client_id or f"app-{secrets.token_hex(6)}", tls=tls)
+        self._asked: tuple[str, bytes] | None = None
+        self._bridge = Bridge(
+            address, client_id or f"app-{secrets.token_hex(6)}", tls=tls, on_up=lambda _: self._ask_again()
+        )
         self._bridge.subscribe(self._topics.device_state("+"), self._messages.put)
         self._bridge.subscribe(self._topics.verifier_state("+"), self._messages.put)
         self._devices: dict[str, AgentState] = {}
@@ -90,7 +93,7 @@ class Client:
 
         Raises:
             NoAnswerError: the device is not online, or says nothing for `timeout` seconds.
-            InvalidTopic: the device id is malformed.
+            WireError: the device id or the request is malformed.
         """
         check_name(device)
         if ask.id is None:
@@ -98,13 +101,23 @@ class Client:
         assert ask.id is not None
         self._await_device(device, min(timeout, ANNOUNCED_WITHIN))
         topic = self._topics.answer(device, ask.id)
+        payload = codec.encode_json(ask)
+        codec.decode_ask(payload)
         events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._bridge.subscribe(topic, events.put)
+        self._asked = (self._topics.ask(device), payload)
         try:
-            self._bridge.publish(self._topics.ask(device), codec.encode_json(ask))
+            self._bridge.publish(*self._asked)
             yield from self._answer(device, events, timeout)
         finally:
+            self._asked = None
             self._bridge.unsubscribe(topic)
+
+    def _ask_again(self) -> None:
+        """After a lost connection: the id makes it one request, and a device that has ended it says so again."""
+        asked = self._asked
+        if asked is not None:
+            self._bridge.publish(*asked)
 
     def cancel(self, device: str, request: str) -> None:
         """End a request; its answer stream then ends with `done`, reason `cancelled`."""
@@ -133,8 +146,12 @@ class Client:
             sequence = event.sequence
             give_up = time.monotonic() + timeout
             if isinstance(event, TokenEvent):
+                if event.offset > length:
+                    continue  # the broker has lost events; the last one has the whole text
                 event = _unseen(event, tokens, length)
                 tokens, length = event.index + len(event.tokens), event.offset + len(event.text)
+            elif isinstance(event, DoneEvent) and length < len(event.text):
+                yield TokenEvent(event.request, event.sequence, tokens, length, event.text[length:], ())
             yield event
             if isinstance(event, DoneEvent | ErrorEvent):
                 return

@@ -59,7 +59,10 @@ def run_demo(options: DemoOptions, console: Console) -> Report:
     """
     with tempfile.TemporaryDirectory(prefix="sled-demo-") as scratch:
         logs = options.logs or Path(scratch)
-        logs.mkdir(parents=True, exist_ok=True)
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DemoError(f"the folder for logs {logs} cannot be made ({error.strerror}): give another") from error
         with Processes(logs) as processes:
             address, engine = _start(options, processes, Path(scratch), console)
             with Client(address) as client:

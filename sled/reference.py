@@ -23,7 +23,9 @@ class Reference:
 
         logging.disable_progress_bar()
         self.tokenizer: ChatTokenizer = ChatTokenizer.load(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), local_files_only=True
+        )
         self._model.eval()
 
     def write(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> tuple[tuple[int, ...], str]:

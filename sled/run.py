@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from broker.address import BrokerAddress
+from broker.errors import BrokerStartError
 
 if TYPE_CHECKING:
     from broker.run import Engine as BrokerEngine
@@ -58,7 +59,7 @@ def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None) -
     _log.info("%s listens at %s:%d", broker.name, broker.host, broker.port)
     while not stopped:
         if broker.wait(0.5):
-            raise RuntimeError(f"{broker.name} ended by itself: see what it logged above")
+            raise BrokerStartError(f"{broker.name} ended by itself: start it again, and see the system's log for why")
     broker.stop()
 
 
@@ -79,16 +80,16 @@ class VerifierSettings(Struct, frozen=True):
 
 def run_verifier(settings: VerifierSettings) -> None:
     """Load the target and verify until signalled."""
-    from transformers import AutoTokenizer  # noqa: PLC0415 -- a device has no torch
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415 -- a device has no torch
 
-    from schemas.digest import tokenizer_digest  # noqa: PLC0415
     from verifier.engine.load import load_engine  # noqa: PLC0415
     from verifier.numerics import numerics_fingerprint  # noqa: PLC0415
     from verifier.service import Verifier, VerifierOptions  # noqa: PLC0415
+    from verifier.tokenizer import target_tokenizer  # noqa: PLC0415
 
     transformers_logging.disable_progress_bar()
     _log.info("loading the target from %s", settings.target)
+    tokenizer = target_tokenizer(settings.target)
     engine = load_engine(
         settings.target,
         dtype=settings.dtype,  # type: ignore[arg-type]
@@ -96,11 +97,10 @@ def run_verifier(settings: VerifierSettings) -> None:
         kv_budget_bytes=settings.kv_budget,
         threads=settings.threads,
     )
-    tokenizer = AutoTokenizer.from_pretrained(settings.target, local_files_only=True)
     options = VerifierOptions(
         settings.name,
         settings.address,
-        tokenizer_digest(tokenizer.backend_tokenizer.to_str()),
+        tokenizer,
         numerics_fingerprint(settings.target, engine.dtype, engine.device),
         settings.root,
         settings.target.name,
@@ -120,6 +120,7 @@ class AgentSettings(Struct, frozen=True):
     root: str
     drafter: Path
     policy: str
+    target: str
     threads: int
     spool: Path
     max_tokens: int
@@ -142,7 +143,7 @@ def run_agent(settings: AgentSettings) -> None:
         settings.device,
         settings.address,
         settings.root,
-        settings.drafter.name,
+        settings.target,
         settings.max_tokens,
         settings.max_queue,
         release=release(),

@@ -42,6 +42,8 @@ IDLE: Final = 60.0
 """Seconds of silence after which a session may be forgotten to make room for another."""
 RESYNC_BACKOFF: Final = 0.5
 RESYNC_BACKOFF_MOST: Final = 8.0
+MOST_FAILURES: Final = 3
+"""So many failed steps in a row end a session: its trouble will not pass."""
 RETRY_AFTER: Final = 1_000_000
 """Microseconds after which a refused device may try again where trying again can help."""
 
@@ -135,6 +137,7 @@ class _Entry(Struct):
     running: _Bundle | None = None
     running_work: Work | None = None
     prefill: bool = True
+    failures: int = 0
 
 
 class _Asked(Struct):
@@ -287,7 +290,7 @@ class Ledger:
         if known is not None and bundle.epoch.counter == known.counter and bundle.epoch.nonce != known.nonce:
             return self._ask(key, bundle, "epoch_conflict", now, known)
         if key in self._tombstones and bundle.epoch == known:
-            return []
+            return self._ask(key, bundle, "ended", now, known)
         declined = self._declined.get(key)
         if declined is not None and bundle.epoch == known and bundle.revision <= declined.context.revision:
             if declined.code != "overloaded" or len(self._entries) >= self._capacity:
@@ -332,6 +335,9 @@ class Ledger:
         bundle = arrived.bundle
         said = entry.log.tokens(bundle.base)
         if entry.finish is None and bundle.draft[: len(said)] == said:
+            if entry.waiting is not None:
+                # A resend must not lose the place in the queue that the first bundle had.
+                arrived = _Bundle(bundle, min(arrived.received, entry.waiting.received))
             entry.waiting = arrived
             return []
         if not said:
@@ -376,7 +382,10 @@ class Ledger:
     def ready(self) -> Iterator[Work]:
         """Yield what the engine could do now, one piece per session that has none under way."""
         for key, entry in self._entries.items():
-            if entry.running_work is not None or (entry.waiting is None and (entry.finish or not entry.prefill)):
+            running = entry.running_work
+            if running is not None and (running.choose or entry.waiting is None):
+                continue  # a bundle takes over from cache filling, which it goes on with
+            if entry.waiting is None and (entry.finish or not entry.prefill):
                 continue
             sequence = entry.log.sequence()
             context = entry.context
@@ -423,6 +432,7 @@ class Ledger:
         bundle = running.bundle
         room = entry.context.max_tokens - len(entry.log)
         draft = work.sequence[len(work.sequence) - work.choose + 1 :]
+        entry.failures = 0
         judgement = judge(draft, chosen, end_tokens=entry.end_tokens, room=room)
         entry.log.extend(judgement.tokens)
         entry.finish = judgement.finish
@@ -435,16 +445,16 @@ class Ledger:
         return effects
 
     def fail(self, work: Work, sentence: str) -> list[Effect]:
-        """The engine could not do this work; the device is told and may try again."""
+        """The engine could not do this work; the device is told and may try again, a few times."""
         entry = self._entries.get(work.key)
         if entry is None or entry.running_work is not work:
             return []
         running, entry.running, entry.running_work = entry.running, None, None
         if running is None:
             return []
-        return [
-            self._refuse(work.key.device, _Declined(entry.context, "engine_failed", sentence), running.bundle.round)
-        ]
+        entry.failures += 1
+        declined = _Declined(entry.context, "engine_failed", sentence)
+        return [self._refuse(work.key.device, declined, running.bundle.round, final=entry.failures >= MOST_FAILURES)]
 
     # Time ---------------------------------------------------------------------------------------------------------
 
@@ -483,9 +493,9 @@ class Ledger:
         resync = Resync(VERSION, "resync", bundle.session, bundle.epoch, bundle.revision, bundle.round, reason, known)
         return [Reply(key.device, resync)]
 
-    def _refuse(self, device: str, declined: _Declined, number: int | None = None) -> Reply:
+    def _refuse(self, device: str, declined: _Declined, number: int | None = None, *, final: bool = False) -> Reply:
         context = declined.context
-        retry = RETRY_AFTER if declined.code in ("overloaded", "engine_failed") else 0
+        retry = RETRY_AFTER if declined.code in ("overloaded", "engine_failed") and not final else 0
         return Reply(
             device,
             Refusal(

@@ -48,7 +48,7 @@ class VerifierOptions(Struct, frozen=True):
     """How one verifier runs.
 
     Attributes:
-        verifier: own id; also the MQTT client id.
+        verifier: own id; the MQTT client id is `verifier-` and this.
         address: of the broker.
         root: of all topics.
         target: name of the target model, for people.
@@ -129,7 +129,7 @@ class Verifier:
         state = self._topics.verifier_state(self._verifier)
         bridge = Bridge(
             self._options.address,
-            self._verifier,
+            f"verifier-{self._verifier}",
             clean=True,
             tls=self._options.tls,
             will=Will(state, codec.encode_json(VerifierState(VERSION, "offline", self._boot))),
@@ -169,17 +169,25 @@ class Verifier:
         for item in self._take_all():
             if isinstance(item, _Stop):
                 return False
-            try:
-                self._take(item)
-            except Exception:  # noqa: BLE001 -- one bad message must not end the service
-                _log.exception("a turn of the verifier failed; it goes on")
+            self._survive(self._take, item)
+        self._survive(self._do_what_is_due)
+        return True
+
+    def _survive(self, work: Callable[..., None], *arguments: _Item) -> None:
+        """Whatever one message or step does wrong, the service goes on with the next."""
+        try:
+            work(*arguments)
+        except Exception:  # noqa: BLE001 -- see above
+            _log.exception("a turn of the verifier failed; it goes on")
+            time.sleep(0.1)  # a mistake that comes back at once must not fill the disk with its log
+
+    def _do_what_is_due(self) -> None:
         now = self._clock()
         self._carry_out(self._ledger.tick(now))
         if self._batch is None:
             self._start_step()
         if self._link_up and now >= self._announce_at:
             self._announce()
-        return True
 
     def _take_all(self) -> list[_Item]:
         now = self._clock()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edge_agent.effects import Draft, Effect, PublishContext, PublishDraft, StartTimer, StopTimer
 from edge_agent.events import (
     Cancelled,
+    ContextLost,
     Drafted,
     DrafterLost,
     Event,
@@ -49,6 +50,7 @@ SAMPLES: dict[type[Event], Event] = {
     LinkDown: LinkDown(),
     StopFound: StopFound(),
     Cancelled: Cancelled(),
+    ContextLost: ContextLost(),
 }
 
 
@@ -120,7 +122,7 @@ class Shell:
         if self.timer:
             events += [TimerFired()] * 2
         if random.random() < 0.1:
-            events.append(one_of(Cancelled(), Placed(terms(context_length=2))))
+            events.append(one_of(Cancelled(), ContextLost(), Placed(terms(context_length=2))))
         if self.machine.committed and random.random() < 0.1:
             events.append(StopFound())
         if self.machine.state() is State.FINISHED:

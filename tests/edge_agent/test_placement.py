@@ -55,7 +55,7 @@ def test_pick_without_announcement_is_none() -> None:
 def test_pick_returns_what_the_verifier_announced() -> None:
     placement = Placement("pi", OURS)
     placement.announce("v0", state())
-    assert placement.pick() == Terms("v0", "b007", 100, 200, frozenset({0, 7}), 0.04)
+    assert placement.pick() == Terms("v0", "b007", 100, 200, frozenset({0, 7}), 0.04, "tiny")
 
 
 def test_pick_follows_new_announcements_of_the_same_verifier() -> None:
@@ -63,7 +63,7 @@ def test_pick_follows_new_announcements_of_the_same_verifier() -> None:
     placement.announce("v0", state())
     placement.pick()
     placement.announce("v0", replace(state(), boot="b008", round_time=1_000_000))
-    assert placement.pick() == Terms("v0", "b008", 100, 200, frozenset({0, 7}), 1.0)
+    assert placement.pick() == Terms("v0", "b008", 100, 200, frozenset({0, 7}), 1.0, "tiny")
 
 
 def test_pick_keeps_its_choice_when_others_come() -> None:
@@ -176,3 +176,56 @@ def test_misfit_is_none_while_there_is_hope(announced: dict[str, VerifierState])
     for verifier, known in announced.items():
         placement.announce(verifier, known)
     assert placement.misfit() is None
+
+
+def test_text_that_one_target_began_is_not_anothers_to_end() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state())
+    assert placement.pick() is not None
+    placement.keep("tiny")
+    placement.announce("v0", replace(state(), status="offline"))
+    placement.announce("v1", replace(state(), target="other"))
+    assert placement.pick() is None
+    placement.let_go()
+    picked = placement.pick()
+    assert picked is not None
+    assert picked.verifier == "v1"
+
+
+def test_target_the_agent_was_set_up_for_is_the_only_one_and_the_sentence_says_so() -> None:
+    placement = Placement("pi", OURS, "other")
+    placement.announce("v0", state())
+    assert placement.pick() is None
+    misfit = placement.misfit()
+    assert misfit is not None
+    assert "'other'" in misfit
+    assert "'tiny'" in misfit
+
+
+def test_verifier_not_announced_again_after_the_connection_was_away_is_forgotten() -> None:
+    """It may have died meanwhile, with a broker that forgot its last will."""
+    placement = Placement("pi", OURS)
+    for name in ("v0", "v1"):
+        placement.announce(name, state())
+    first = placement.pick()
+    assert first is not None
+    placement.doubt()
+    other = "v1" if first.verifier == "v0" else "v0"
+    placement.announce(other, state())
+    assert placement.pick() == first, "until then it stays"
+    placement.drop_doubtful()
+    second = placement.pick()
+    assert second is not None
+    assert second.verifier == other
+
+
+def test_equal_numerics_are_preferred() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", replace(state(), numerics="a"))
+    placement.pick()
+    for number in range(1, 20):
+        placement.announce(f"v{number}", replace(state(), numerics="a" if number == 7 else "b"))
+    placement.announce("v0", None)
+    picked = placement.pick()
+    assert picked is not None
+    assert picked.verifier == "v7"

@@ -27,6 +27,7 @@ from edge_agent.effects import (
 )
 from edge_agent.events import (
     Cancelled,
+    ContextLost,
     Drafted,
     DrafterLost,
     Event,
@@ -1080,3 +1081,13 @@ def test_resync_that_claims_an_epoch_beyond_all_reason_is_ignored() -> None:
     machine = awaiting()
     absurd = replace(resync("stale_epoch"), known=Epoch(2**53 - 1, b"x" * 8))
     assert Persist not in {type(effect) for effect in machine.tell(absurd)}
+
+
+@pytest.mark.parametrize("event", [ContextLost(), resync("ended", known=Epoch(1, NONCE))], ids=["seen", "told"])
+def test_context_cleared_by_somebody_else_opens_a_fresh_epoch(event: Event) -> None:
+    """Verifiers hold the session for ended; only a higher epoch is news to them."""
+    machine = awaiting()
+    effects = machine.tell(event)
+    assert effects[:2] == [Persist(2, 0), PublishContext(context(2))]
+    assert sent(effects) == [bundle(2, (21, 22), epoch=2)]
+    assert machine.tell(resync("ended", known=Epoch(1, NONCE))) == [], "said of an epoch that is past"

@@ -124,11 +124,13 @@ def test_bundles_that_do_not_fit_the_log_are_told_so(fleet: Fleet) -> None:
         cases: list[tuple[DraftBundle, str]] = [
             (bundle(draft=(4, 99_999), **fresh), "token_out_of_vocabulary"),
             (bundle(base=7, round=2, **fresh), "base_ahead"),
-            (bundle(digest=b"x" * 8, round=3, **fresh), "digest_differs"),
+            (bundle(digest=b"x" * 8, round=3, revision=1, **fresh), "digest_differs"),
             (bundle(round=4, epoch=Epoch(4, b"n" * 8)), "stale_epoch"),
             (bundle(round=5, epoch=Epoch(5, b"m" * 8)), "epoch_conflict"),
         ]
         for sent, told in cases:
+            if told == "digest_differs":  # one Resync a revision
+                someone.context(codec.encode(context(fleet, epoch=Epoch(5, b"n" * 8), revision=1)))
             someone.say(codec.encode(sent))
             reply = someone.reply()
             assert not isinstance(reply, Verdict)

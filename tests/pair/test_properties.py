@@ -98,6 +98,11 @@ class Pair(RuleBasedStateMachine):
     def app_cancels(self, data: st.DataObject) -> None:
         self.world.cancel(data.draw(st.sampled_from(sorted(self.world.sessions))))
 
+    @precondition(lambda self: self.world.sessions)
+    @rule(data=st.data())
+    def somebody_clears_the_context(self, data: st.DataObject) -> None:
+        self.world.steal(data.draw(st.sampled_from(sorted(self.world.sessions))))
+
     @invariant()
     def log_is_the_targets_text(self) -> None:
         if hasattr(self, "world"):

@@ -24,7 +24,18 @@ from edge_agent.effects import (
     StartTimer,
     StopTimer,
 )
-from edge_agent.events import Cancelled, Drafted, Event, LinkDown, LinkUp, Placed, Terms, TimerFired, Unplaced
+from edge_agent.events import (
+    Cancelled,
+    ContextLost,
+    Drafted,
+    Event,
+    LinkDown,
+    LinkUp,
+    Placed,
+    Terms,
+    TimerFired,
+    Unplaced,
+)
 from edge_agent.policy import FixedLength
 from edge_agent.session import Request, Session, State
 from schemas import codec
@@ -294,6 +305,12 @@ class World:
         if effect is not None:
             token = self.target.legal(effect.sequence)[0]
             self.tell(session, Drafted(effect.branch, token if right else token % (VOCABULARY - 1) + 1, 0.5))
+
+    def steal(self, session: bytes) -> None:
+        """Somebody else clears the retained context: everybody hears of it, the agent too."""
+        if self.retained.pop(session, None) is not None:
+            self.up += [(name, session, b"") for name in self.verifiers]
+            self.tell(session, ContextLost())
 
     def cancel(self, session: bytes) -> None:
         self.tell(session, Cancelled())

@@ -386,12 +386,13 @@ def test_bundle_goes_before_the_cache_is_filled() -> None:
     assert list(bench.ledger.ready()) == []
 
 
-def test_bundle_waits_while_the_cache_is_filled() -> None:
+def test_bundle_takes_over_from_the_cache_filling_it_goes_on_with() -> None:
+    """A long prompt filled in chunks beside others must not keep its bundle from its place in the queue."""
     bench = Bench()
     bench.context(context())
     filling = bench.start()
     bench.bundle(bundle(1, TEXT[:2]))
-    assert list(bench.ledger.ready()) == []
+    assert [work.round for work in bench.ledger.ready()] == [1]
     assert bench.complete(filling) == []
     assert bench.step() == [verdict(1, TEXT[:3], accepted=2)]
 
@@ -594,12 +595,13 @@ def test_context_whose_committed_tokens_have_ended_is_never_given_to_the_engine(
 
 
 def test_cleared_releases_the_session_and_leaves_a_tombstone() -> None:
-    """Whatever is still on its way is of no use to anybody: it is not answered, and not asked about."""
+    """A bundle that still comes is told so, once: an agent that believes otherwise must know."""
     bench = serving()
     assert bench.clear() == []
     assert bench.released == [KEY]
     assert len(bench.ledger) == 0
-    assert bench.bundle(bundle(9)) == []
+    assert bench.bundle(bundle(9)) == [resync("ended", number=9, known=Epoch(1, NONCE))]
+    assert bench.bundle(bundle(10)) == []
     assert bench.context(context(revision=5)) == []
     assert bench.ledger.next_tick() is None
     assert len(bench.ledger) == 0
@@ -641,7 +643,7 @@ def test_cleared_session_of_another_owner_leaves_a_tombstone_as_well() -> None:
     bench.context(context(owner="v1"))
     assert bench.clear() == []
     assert bench.released == []
-    assert bench.bundle(bundle(1)) == []
+    assert bench.bundle(bundle(1)) == [resync("ended", known=Epoch(1, NONCE))]
     assert bench.ledger.next_tick() is None
 
 

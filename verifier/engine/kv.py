@@ -135,6 +135,14 @@ class KVStore:
             EngineError: as `check`; nothing has changed then.
         """
         self.check(lengths)
+        try:
+            self._reserve(lengths, keep)
+        except BaseException:
+            # Out of memory in the middle of a move: which rows are whose is no longer known.
+            self._held.clear()
+            raise
+
+    def _reserve(self, lengths: Mapping[bytes, int], keep: Mapping[bytes, int]) -> None:
         for session in lengths:
             held = self._held.get(session)
             if held is not None:

@@ -50,7 +50,6 @@ class PackedEngine:
         """
         known = limits(model)
         self.vocab_size = known.vocab_size
-        self.context_length = known.context_length
         self.end_tokens = known.end_tokens
         self.block_tokens = block_tokens
         self.dtype = str(model.dtype).removeprefix("torch.")
@@ -59,6 +58,8 @@ class PackedEngine:
         self._store = KVStore(
             probe_packed(model), budget_bytes=kv_budget_bytes, device=model.device, block_tokens=block_tokens
         )
+        # A session longer than the store could be begun and never ended.
+        self.context_length = min(known.context_length, self._store.rows)
         self._head_takes_positions = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @classmethod

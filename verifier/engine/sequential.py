@@ -72,6 +72,8 @@ class SequentialEngine:
         # In order of use, the least recently used first.
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._row_bytes = self._probe()
+        # A session longer than the budget could be begun and never ended.
+        self.context_length = min(known.context_length, self.budget_tokens)
 
     @classmethod
     def load(
