@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import socket
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,19 +145,6 @@ def test_render_config() -> None:
     assert f"persistence_location {Path('/state')}/" in render_config(1884, persistence_dir=Path("/state"))
     with pytest.raises(BrokerStartError, match="loopback only"):
         render_config(1884, "0.0.0.0")  # noqa: S104 - is refused
-
-
-def test_embedded_serve() -> None:
-    """The blocking form ends when it is stopped from elsewhere, and the broker can be started again."""
-    broker = EmbeddedBroker(port=claim("127.0.0.1", 0))
-    for _ in range(2):
-        server = threading.Thread(target=broker.serve)
-        server.start()
-        with Bridge(BrokerAddress(broker.host, broker.port), reconnect_delay=(0.05, 0.2)) as bridge:
-            bridge.wait_up(SECONDS)
-        broker.stop()
-        server.join(SECONDS)
-        assert not server.is_alive()
 
 
 def test_refused_subscription_is_reported() -> None:
