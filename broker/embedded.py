@@ -139,4 +139,5 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
