@@ -4,7 +4,7 @@ Both run in turns in one process, so that a noisy machine hits both; medians and
 forward [sessions, tokens] is what the same arithmetic costs with nothing to remember; the rest is the price of
 attending to 64 to 900 tokens of context per session, of packing and of choosing.
 
-    python -m benchmarks.verify_step --target FOLDER --dtype bfloat16
+    sled bench verify-step --dtype bfloat16
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import json
 import random
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import AttentionInterface
+from transformers.utils.logging import disable_progress_bar
 
+from models.pull import pull_target
 from verifier.engine.attention import NAME, packed_attention
 from verifier.engine.checkpoint import load_model
 from verifier.engine.choose import choose_greedy
@@ -39,7 +40,8 @@ _SHORTEST, _LONGEST = 64, 900
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
     options = _parser().parse_args(argv)
-    model = load_model(options.target, dtype=options.dtype, device=options.device, threads=options.threads)
+    disable_progress_bar()
+    model = load_model(pull_target(options.target), dtype=options.dtype, device=options.device, threads=options.threads)
     engine = PackedEngine(model, kv_budget_bytes=options.kv_budget_mib << 20)
     segments = _segments(engine.vocab_size, options.sessions, options.tokens)
     padded = torch.randint(3, engine.vocab_size, (options.sessions, options.tokens), device=model.device)
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.verify_step", description=__doc__.partition("\n")[0])
-    parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")
+    parser.add_argument("--target", help="folder or name of the target (default: SmolLM2-135M-Instruct)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)

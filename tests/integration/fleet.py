@@ -37,10 +37,18 @@ class Fleet:
         self.tokenizer = ChatTokenizer.load(target)
         self._running: list[tuple[Agent | Verifier, threading.Thread]] = []
 
-    def verifier(self, name: str = "verifier", *, capacity: int = 16, tokenizer: str | None = None) -> Verifier:
-        engine = load_engine(self.target, dtype="float32", kv_budget_bytes=1 << 28, threads=1)
+    def verifier(
+        self,
+        name: str = "verifier",
+        *,
+        capacity: int = 16,
+        tokenizer: str | None = None,
+        kv_budget: int = 1 << 28,
+        target: str = "tiny",
+    ) -> Verifier:
+        engine = load_engine(self.target, dtype="float32", kv_budget_bytes=kv_budget, threads=1)
         digest = tokenizer or tokenizer_digest(self.tokenizer.canonical_json)
-        options = VerifierOptions(name, self.address, digest, "test", target="tiny", capacity=capacity, step_tokens=64)
+        options = VerifierOptions(name, self.address, digest, "test", target=target, capacity=capacity, step_tokens=64)
         return self._start(Verifier(options, engine))
 
     def agent(self, device: str = "pi", *, spool: Path | None = None, draft: int = 4, max_queue: int = 16) -> Agent:

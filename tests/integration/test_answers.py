@@ -12,7 +12,7 @@ import pytest
 
 from broker.client import Bridge
 from schemas import codec
-from schemas.messages import AgentState, Ask, DoneEvent, ErrorEvent, TokenEvent
+from schemas.messages import AgentState, Ask, DoneEvent, ErrorEvent, SessionContext, TokenEvent
 from tests.integration.fleet import Fleet, alone, answer, last
 
 if TYPE_CHECKING:
@@ -212,3 +212,55 @@ def test_any_mqtt_client_can_hold_a_conversation(fleet: Fleet, reference: Refere
                 break
         reading.terminate()
     assert event["text"] == alone(reference, "Why is the sky blue?", 256)[1]
+
+
+def test_context_cleared_by_somebody_else_does_not_end_the_answer(fleet: Fleet, reference: Reference) -> None:
+    """Whoever can publish can clear a retained topic; the agent opens the session again."""
+    fleet.verifier()
+    fleet.agent(draft=1)
+    heard: queue.Queue[Message] = queue.Queue()
+    thief = Bridge(fleet.address)
+    thief.subscribe("sled/v1/device/pi/session/+", heard.put)
+    with thief, fleet.client() as client:
+        thief.wait_up(10)
+        events = client.ask("pi", Ask(prompt="abc", max_tokens=300, ignore_end=True), timeout=30)
+        tokens: list[int] = []
+        for event in events:
+            if isinstance(event, TokenEvent):
+                tokens += event.tokens
+                if len(tokens) in range(20, 24):
+                    thief.publish(heard.queue[0].topic, b"", retain=True)
+        assert isinstance(event, DoneEvent)
+    contexts = [codec.decode(message.payload, SessionContext) for message in heard.queue if message.payload]
+    assert contexts[-1].epoch.counter > contexts[0].epoch.counter
+    assert tuple(tokens[:100]) == alone(reference, "abc", 300)[0][:100]
+    assert len(tokens) == 300
+
+
+def test_prompt_longer_than_the_verifiers_memory_is_refused(fleet: Fleet) -> None:
+    """It could be begun and never ended, so it is not begun; the next request is answered."""
+    fleet.verifier(kv_budget=1 << 17)
+    fleet.agent()
+    with fleet.client() as client:
+        event = last(client, "pi", Ask(prompt="x" * 400))
+        assert isinstance(event, ErrorEvent)
+        assert event.code == "prompt_too_long"
+        assert isinstance(last(client, "pi", Ask(prompt="abc", max_tokens=5)), DoneEvent)
+
+
+def test_text_is_not_continued_by_another_target(fleet: Fleet, reference: Reference) -> None:
+    """The verifier of the target that began it goes; one for another target is there; the text waits for its own."""
+    first = fleet.verifier("v1")
+    fleet.agent(draft=1)
+    with fleet.client() as client:
+        events = client.ask("pi", Ask(prompt="abc", max_tokens=200, ignore_end=True), timeout=60)
+        tokens = list(next(event.tokens for event in events if isinstance(event, TokenEvent)))
+        fleet.stop(first)
+        fleet.verifier("v2", target="other")
+        fleet.verifier("v3")
+        for event in events:
+            if isinstance(event, TokenEvent):
+                tokens += event.tokens
+    assert isinstance(event, DoneEvent)
+    assert event.verifier == "v3"
+    assert tuple(tokens[:50]) == alone(reference, "abc", 50)[0][:50]
