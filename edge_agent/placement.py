@@ -12,6 +12,8 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from edge_agent.events import Terms
 
 if TYPE_CHECKING:
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 
 LONGEST_ROUND: Final = 60.0
 """Seconds of announced round time that an agent believes; it waits at least that long before it sends again."""
+
+
+class Misfit(Struct, frozen=True):
+    """Why a device cannot be served: a code for programs and a sentence for people."""
+
+    code: str
+    sentence: str
 
 
 class Placement:
@@ -79,20 +88,27 @@ class Placement:
         self._numerics = state.numerics
         return _terms(self._current, state)
 
-    def misfit(self) -> str | None:
-        """Say why no announced verifier will do, or None if one does or none has announced itself."""
-        online = {name: state for name, state in self._states.items() if state.status == "online"}
-        if not online or any(self._fits(state) for state in online.values()):
+    def misfit(self) -> Misfit | None:
+        """Say why no announced verifier will ever do, or None if one may or none has announced itself.
+
+        A text that waits for the target that began it only waits: that one may come back.
+        """
+        online = [(name, self._states[name]) for name in sorted(self._states) if self._states[name].status == "online"]
+        alike = [(name, state) for name, state in online if state.tokenizer == self._tokenizer]
+        if not online or any(self._wanted in ("", state.target) for _, state in alike):
             return None
-        name, state = min(online.items())
-        if state.tokenizer == self._tokenizer:
-            return (
-                f"the device is set up for target {self._kept!r}, but verifier {name!r} serves {state.target!r}: "
-                "start a verifier for that target, or set the device up for this one"
+        if alike:
+            name, state = alike[0]
+            return Misfit(
+                "target_mismatch",
+                f"the device is set up for target {self._wanted!r}, but verifier {name!r} serves {state.target!r}: "
+                "start a verifier for that target, or set the device up for this one",
             )
-        return (
+        name, state = online[0]
+        return Misfit(
+            "tokenizer_mismatch",
             f"the device's tokenizer ({self._tokenizer}) is not that of verifier {name!r} ({state.tokenizer}, target "
-            f"{state.target!r}): set the device up with a drafter and tokenizer for that target"
+            f"{state.target!r}): set the device up with a drafter and tokenizer for that target",
         )
 
     def _serves(self, state: VerifierState | None) -> bool:

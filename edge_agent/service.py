@@ -282,14 +282,14 @@ class Agent:
             self._check_misfit(self._clock())
 
     def _check_misfit(self, now: float) -> None:
-        """Refuse early where only verifiers with another tokenizer are about."""
+        """Refuse early where only verifiers are about that will never do."""
         misfit = self._placement.misfit()
         if misfit is None:
             self._misfit_since = None
         elif self._misfit_since is None:
             self._misfit_since = now
         elif now - self._misfit_since >= MISFIT_GRACE:
-            self._fail_active("tokenizer_mismatch", misfit)
+            self._fail_active(misfit.code, misfit.sentence)
 
     def _fail_active(self, code: str, sentence: str) -> None:
         if self._active is not None:

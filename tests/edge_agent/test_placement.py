@@ -154,7 +154,10 @@ def test_misfit_names_both_tokenizers_the_verifier_and_its_target() -> None:
     placement = Placement("pi", OURS)
     placement.announce("v1", state(tokenizer=OTHERS))
     placement.announce("v2", state(tokenizer=OTHERS))
-    assert placement.misfit() == (
+    misfit = placement.misfit()
+    assert misfit is not None
+    assert misfit.code == "tokenizer_mismatch"
+    assert misfit.sentence == (
         f"the device's tokenizer ({OURS}) is not that of verifier 'v1' ({OTHERS}, target 'tiny'): "
         "set the device up with a drafter and tokenizer for that target"
     )
@@ -198,8 +201,9 @@ def test_target_the_agent_was_set_up_for_is_the_only_one_and_the_sentence_says_s
     assert placement.pick() is None
     misfit = placement.misfit()
     assert misfit is not None
-    assert "'other'" in misfit
-    assert "'tiny'" in misfit
+    assert misfit.code == "target_mismatch"
+    assert "'other'" in misfit.sentence
+    assert "'tiny'" in misfit.sentence
 
 
 def test_verifier_not_announced_again_after_the_connection_was_away_is_forgotten() -> None:
