@@ -12,5 +12,8 @@ is bound by the round trip."""
 MAX_OUTGOING_MESSAGES: Final = 10_000
 """QoS 1 messages a client holds in memory for a broker that is away."""
 
+MAX_INCOMING_MESSAGES: Final = 10_000
+"""Messages that may wait for a role's loop."""
+
 MAX_QUEUED_MESSAGES: Final = 100_000
 """QoS 1 messages a broker holds for a client that is away."""

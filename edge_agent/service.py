@@ -6,7 +6,6 @@ One loop owns all state. The network thread, the drafting thread and the clock o
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from msgspec import Struct
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.errors import BrokerError
+from broker.mailbox import Mailbox
 from broker.message import Message, Will
 from broker.tls import Tls
 from edge_agent.conversation import Conversation
@@ -103,7 +103,8 @@ class _Stop(Struct, frozen=True):
     """End the loop."""
 
 
-_Item = Message | _Up | _Down | _DraftAnswer | _Stop
+_Word = _Up | _Down | _DraftAnswer | _Stop
+_Item = Message | _Word
 
 
 class Agent:
@@ -135,7 +136,7 @@ class Agent:
         self.spool = spool
         self._clock = clock
         self.nonce = secrets.token_bytes(ID_BYTES)
-        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._items: Mailbox[_Word] = Mailbox()
         self._placement = Placement(self.device, self._digest, options.target)
         self._doubt_until: float | None = None
         self.roundtrip = RoundTrip()
@@ -160,12 +161,12 @@ class Agent:
             on_down=lambda reason: self._items.put(_Down(reason)),
             on_error=lambda error: _log.error("%s", error),
         )
-        bridge.subscribe(topics.verdict(device), self._items.put)
-        bridge.subscribe(topics.verifier_state("+"), self._items.put)
-        bridge.subscribe(topics.ask(device), self._items.put, acknowledge="manual")
-        bridge.subscribe(topics.cancel(device), self._items.put)
-        bridge.subscribe(state, self._items.put)
-        bridge.subscribe(topics.sessions(device), self._items.put)
+        bridge.subscribe(topics.verdict(device), self._items.deliver)
+        bridge.subscribe(topics.verifier_state("+"), self._items.deliver)
+        bridge.subscribe(topics.ask(device), self._items.deliver, acknowledge="manual")
+        bridge.subscribe(topics.cancel(device), self._items.deliver)
+        bridge.subscribe(state, self._items.deliver)
+        bridge.subscribe(topics.sessions(device), self._items.deliver)
         return bridge
 
     def _state(self, status: str) -> AgentState:
@@ -195,10 +196,7 @@ class Agent:
         self._begin_next()
         try:
             while True:
-                try:
-                    item: _Item | None = self._items.get(timeout=self._patience())
-                except queue.Empty:
-                    item = None
+                item = self._items.get(self._patience())
                 if isinstance(item, _Stop):
                     break
                 self._turn(item)

@@ -7,7 +7,6 @@ so that intake goes on while a step is computed.
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import time
 from typing import TYPE_CHECKING, Final, assert_never, get_args
@@ -17,6 +16,7 @@ from msgspec import Struct
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.errors import BrokerError
+from broker.mailbox import Mailbox
 from broker.message import Message, Will
 from broker.tls import Tls
 from schemas import codec
@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 ANNOUNCE_EVERY: Final = 5.0
 """Seconds between announcements: load, round time and heartbeat."""
+MOST_PER_TURN: Final = 1_000
+"""Messages taken in before the engine is looked after again, so that a flood cannot starve it."""
 SMOOTHING: Final = 0.2
 """Weight of the newest round in the announced round time."""
 
@@ -91,7 +93,8 @@ class _Stop(Struct, frozen=True):
     """End the loop."""
 
 
-_Item = Message | _Up | _Down | _Stepped | _Stop
+_Word = _Up | _Down | _Stepped | _Stop
+_Item = Message | _Word
 
 
 class Verifier:
@@ -112,7 +115,7 @@ class Verifier:
         self._clock = clock
         target = Target(options.tokenizer, engine.vocab_size, engine.context_length, engine.end_tokens)
         self._ledger = Ledger(self._verifier, target, capacity=options.capacity)
-        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._items: Mailbox[_Word] = Mailbox()
         self._stepping = SteppingThread(engine, lambda result: self._items.put(_Stepped(result)))
         self._boot = secrets.token_hex(8)
         self._link_up = False
@@ -137,9 +140,9 @@ class Verifier:
             on_down=lambda reason: self._items.put(_Down(reason)),
             on_error=lambda error: _log.error("%s", error),
         )
-        bridge.subscribe(state, self._items.put)
-        bridge.subscribe(self._topics.sessions("+"), self._items.put)
-        bridge.subscribe(self._topics.draft("+", self._verifier), self._items.put)
+        bridge.subscribe(state, self._items.deliver)
+        bridge.subscribe(self._topics.sessions("+"), self._items.deliver)
+        bridge.subscribe(self._topics.draft("+", self._verifier), self._items.deliver)
         return bridge
 
     # The loop -----------------------------------------------------------------------------------------------------
@@ -193,12 +196,11 @@ class Verifier:
         now = self._clock()
         due = [self._announce_at if self._link_up else now + 1.0, self._ledger.next_tick() or now + 1.0]
         items: list[_Item] = []
-        try:
-            items.append(self._items.get(timeout=max(0.0, min(due) - now)))
-            while True:
-                items.append(self._items.get_nowait())
-        except queue.Empty:
-            return items
+        item = self._items.get(min(due) - now)
+        while item is not None:
+            items.append(item)
+            item = self._items.get(0) if len(items) < MOST_PER_TURN else None
+        return items
 
     def _take(self, item: _Item) -> None:
         match item:
