@@ -9,8 +9,7 @@ one step would write the same cache positions.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -22,13 +21,14 @@ from schemas.messages import (
     Epoch,
     FinishReason,
     Refusal,
-    RefusalCode,
     Resync,
     ResyncReason,
     SessionContext,
     Verdict,
 )
 from verifier.acceptance import ending, judge
+from verifier.admission import Declined, Target, out_of_vocabulary, unservable
+from verifier.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,15 +57,6 @@ class Key(Struct, frozen=True, order=True):
     def to_bytes(self) -> bytes:
         """Return the key for storage that wants bytes."""
         return self.device.encode() + b"/" + self.session
-
-
-class Target(Struct, frozen=True):
-    """What the ledger needs to know of the target model."""
-
-    tokenizer: str
-    vocab_size: int
-    context_length: int
-    end_tokens: frozenset[int]
 
 
 class Work(Struct, frozen=True):
@@ -117,14 +108,6 @@ class _Parked(Struct, frozen=True):
     since: float
 
 
-class _Declined(Struct, frozen=True):
-    """Why a session is not served; `full` may pass, everything else is for good."""
-
-    context: SessionContext
-    code: RefusalCode
-    sentence: str
-
-
 class _Entry(Struct):
     """One session this verifier serves."""
 
@@ -164,13 +147,12 @@ class Ledger:
         self._verifier = verifier
         self._target = target
         self._capacity = capacity
-        self._memory = memory
         self._entries: dict[Key, _Entry] = {}
-        self._elsewhere: OrderedDict[Key, Epoch] = OrderedDict()
-        self._declined: OrderedDict[Key, _Declined] = OrderedDict()
-        self._tombstones: OrderedDict[Key, Epoch] = OrderedDict()
-        self._parked: OrderedDict[Key, _Parked] = OrderedDict()
-        self._asked: OrderedDict[Key, _Asked] = OrderedDict()
+        self._elsewhere: Recent[Key, Epoch] = Recent(memory)
+        self._declined: Recent[Key, Declined] = Recent(min(memory, MEMORY_OF_DECLINED))
+        self._tombstones: Recent[Key, Epoch] = Recent(memory)
+        self._parked: Recent[Key, _Parked] = Recent(min(memory, MEMORY_OF_PARKED))
+        self._asked: Recent[Key, _Asked] = Recent(memory)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -190,16 +172,16 @@ class Ledger:
         self._elsewhere.pop(key, None)
         self._declined.pop(key, None)
         if context.owner != self._verifier:
-            _remember(self._elsewhere, key, context.epoch, self._memory)
+            self._elsewhere.put(key, context.epoch)
             return self._drop(key)
         effects: list[Effect] = []
-        declined = self._unservable(context)
+        declined = unservable(context, self._target)
         if declined is None and key not in self._entries and len(self._entries) >= self._capacity:
             effects += self._make_room(now)
             if len(self._entries) >= self._capacity:
-                declined = _Declined(context, "overloaded", self._full())
+                declined = Declined(context, "overloaded", self._full())
         if declined is not None:
-            _remember(self._declined, key, declined, min(self._memory, MEMORY_OF_DECLINED))
+            self._declined.put(key, declined)
             self._parked.pop(key, None)
             return [*effects, *self._drop(key), self._refuse(device, declined)]
         self._entries[key] = self._open(context, now)
@@ -233,36 +215,6 @@ class Ledger:
         finish = ending(context.committed, end_tokens=end, room=context.max_tokens)
         return _Entry(context, log, end, finish, now)
 
-    def _unservable(self, context: SessionContext) -> _Declined | None:
-        """Say what is wrong with a session that no later bundle can put right, or None."""
-        target = self._target
-        if context.tokenizer != target.tokenizer:
-            return _Declined(
-                context,
-                "tokenizer_mismatch",
-                f"the device's tokenizer ({context.tokenizer}) is not the target's ({target.tokenizer}): "
-                "set the device up with the tokenizer of this target",
-            )
-        if not context.prompt:
-            return _Declined(context, "empty_prompt", "the prompt has no tokens: ask something")
-        if len(context.prompt) + context.max_tokens > target.context_length:
-            return _Declined(
-                context,
-                "prompt_too_long",
-                f"a prompt of {len(context.prompt)} tokens and an answer of {context.max_tokens} do not fit the "
-                f"target's context of {target.context_length} tokens: shorten the prompt or ask for fewer tokens",
-            )
-        if (token := self._foreign((*context.prompt, *context.committed))) is not None:
-            return _Declined(context, "token_out_of_vocabulary", self._not_in_vocabulary(token))
-        if context.sampling.temperature > 0:
-            return _Declined(
-                context,
-                "unsupported_sampling",
-                f"temperature {context.sampling.temperature} was asked for, but this verifier only chooses greedily: "
-                "ask with temperature 0",
-            )
-        return None
-
     def cleared(self, device: str, session: bytes) -> list[Effect]:
         """The agent has cleared the retained context: the session has ended, whatever was under way."""
         key = Key(device, session)
@@ -272,7 +224,7 @@ class Ledger:
         self._elsewhere.pop(key, None)
         self._declined.pop(key, None)
         if epoch is not None:
-            _remember(self._tombstones, key, epoch, self._memory)
+            self._tombstones.put(key, epoch)
         return self._drop(key)
 
     # Bundles ------------------------------------------------------------------------------------------------------
@@ -308,7 +260,7 @@ class Ledger:
         """Let a bundle wait for its context; a newer one takes the older one's place and remaining patience."""
         held = self._parked.get(key)
         if held is None:
-            _remember(self._parked, key, _Parked(arrived, now), min(self._memory, MEMORY_OF_PARKED))
+            self._parked.put(key, _Parked(arrived, now))
             return
         old, new = held.arrived.bundle, arrived.bundle
         if (new.epoch.counter, new.round) > (old.epoch.counter, old.round):
@@ -317,8 +269,9 @@ class Ledger:
     def _check(self, key: Key, entry: _Entry, arrived: _Bundle, now: float) -> list[Effect]:
         bundle = arrived.bundle
         entry.touched = max(entry.touched, now)
-        if (token := self._foreign(bundle.draft)) is not None:
-            wrong = _Declined(entry.context, "token_out_of_vocabulary", self._not_in_vocabulary(token))
+        foreign = out_of_vocabulary(bundle.draft, self._target)
+        if foreign is not None:
+            wrong = Declined(entry.context, "token_out_of_vocabulary", foreign)
             return [self._refuse(key.device, wrong, bundle.round)]
         if bundle.base > len(entry.log):
             return self._ask(key, bundle, "base_ahead", now, entry.context.epoch)
@@ -453,7 +406,7 @@ class Ledger:
         if running is None:
             return []
         entry.failures += 1
-        declined = _Declined(entry.context, "engine_failed", sentence)
+        declined = Declined(entry.context, "engine_failed", sentence)
         return [self._refuse(work.key.device, declined, running.bundle.round, final=entry.failures >= MOST_FAILURES)]
 
     # Time ---------------------------------------------------------------------------------------------------------
@@ -489,11 +442,11 @@ class Ledger:
                 return []
             backoff = min(asked.backoff * 2, RESYNC_BACKOFF_MOST)
         record = _Asked(bundle.epoch, bundle.revision, now + backoff, backoff)
-        _remember(self._asked, key, record, self._memory)
+        self._asked.put(key, record)
         resync = Resync(VERSION, "resync", bundle.session, bundle.epoch, bundle.revision, bundle.round, reason, known)
         return [Reply(key.device, resync)]
 
-    def _refuse(self, device: str, declined: _Declined, number: int | None = None, *, final: bool = False) -> Reply:
+    def _refuse(self, device: str, declined: Declined, number: int | None = None, *, final: bool = False) -> Reply:
         context = declined.context
         retry = RETRY_AFTER if declined.code in ("overloaded", "engine_failed") and not final else 0
         return Reply(
@@ -511,22 +464,3 @@ class Ledger:
         if declined is not None:
             return declined.context.epoch
         return self._elsewhere.get(key) or self._tombstones.get(key)
-
-    def _foreign(self, tokens: Sequence[int]) -> int | None:
-        return next((token for token in tokens if token >= self._target.vocab_size), None)
-
-    def _not_in_vocabulary(self, token: int) -> str:
-        return (
-            f"token {token} is not in the target's vocabulary of {self._target.vocab_size}: "
-            "the drafter or its tokenizer is not the target's"
-        )
-
-
-V = TypeVar("V")
-
-
-def _remember(memory: OrderedDict[Key, V], key: Key, value: V, most: int) -> None:
-    memory[key] = value
-    memory.move_to_end(key)
-    while len(memory) > most:
-        memory.popitem(last=False)

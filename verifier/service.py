@@ -23,8 +23,9 @@ from schemas import codec
 from schemas.errors import WireError
 from schemas.messages import VERSION, DraftBundle, Refusal, RefusalCode, SessionContext, VerifierState
 from schemas.topics import Family, Topic, Topics, check_name
+from verifier.admission import Target
 from verifier.engine.segment import Segment
-from verifier.ledger import Effect, Key, Ledger, Release, Reply, Target, Work
+from verifier.ledger import Effect, Key, Ledger, Release, Reply, Work
 from verifier.scheduler import Candidate, plan
 from verifier.stepping import SteppingThread, StepResult
 

@@ -40,7 +40,8 @@ from edge_agent.policy import FixedLength
 from edge_agent.session import Request, Session, State
 from schemas import codec
 from schemas.messages import DraftBundle, Refusal, Resync, SessionContext, StopRules, Verdict
-from verifier.ledger import Ledger, Reply, Target
+from verifier.admission import Target
+from verifier.ledger import Ledger, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,8 @@ from schemas.messages import (
     StopRules,
     Verdict,
 )
-from verifier.ledger import Effect, Key, Ledger, Release, Reply, Target, Work
+from verifier.admission import Target
+from verifier.ledger import Effect, Key, Ledger, Release, Reply, Work
 
 DEVICE = "pi"
 SESSION = b"session1"

@@ -31,7 +31,8 @@ from tests.verifier.bench import (
     serving,
     verdict,
 )
-from verifier.ledger import IDLE, PATIENCE, RESYNC_BACKOFF, RESYNC_BACKOFF_MOST, RETRY_AFTER, Key, Ledger, Target, Work
+from verifier.admission import Target
+from verifier.ledger import IDLE, PATIENCE, RESYNC_BACKOFF, RESYNC_BACKOFF_MOST, RETRY_AFTER, Key, Ledger, Work
 
 EPOCH = Epoch(1, NONCE)
 
