@@ -123,7 +123,7 @@ def _build(target: Path, out: Path, precision: Precision, progress: Progress) ->
             f"{target} cannot be exported to ONNX. Check that onnxruntime-genai, onnx and onnx-ir are installed "
             f"(pip install 'sled-mqtt[models]') and that the builder knows this kind of model. It said:\n{error}"
         ) from error
-    shutil.rmtree(downloads)
+    shutil.rmtree(downloads, ignore_errors=True)  # the builder removes it itself when it stayed empty
 
 
 def _try_drafter(folder: Path) -> None:
