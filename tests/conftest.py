@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from broker.mosquitto import find_mosquitto
@@ -13,6 +14,10 @@ from broker.run import Engine, RunningBroker, start_broker
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# Examples are not timed: a busy machine is no failure.
+hypothesis.settings.register_profile("sled", deadline=None)
+hypothesis.settings.load_profile("sled")
 
 
 def require(engine: Engine) -> None:
