@@ -6,6 +6,8 @@ import logging
 import queue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from msgspec import Struct
+
 from broker.limits import MAX_INCOMING_MESSAGES
 
 if TYPE_CHECKING:
@@ -14,6 +16,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Up(Struct, frozen=True):
+    """The broker is connected and all subscriptions are in place."""
+
+
+class Down(Struct, frozen=True):
+    """The broker is not connected; a sentence says why."""
+
+    reason: str
+
+
+class Stop(Struct, frozen=True):
+    """End the loop."""
 
 
 class Mailbox(Generic[T]):

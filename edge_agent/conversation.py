@@ -140,7 +140,7 @@ class Conversation:
             around.spool.save(self.request.session, self._session.epoch.counter, len(self._session.log), (), "failed")
         except SpoolError as error:
             _log.error("request %s will be taken up again after a restart: %s", self.request.id, error)
-        around.publish(around.topics.session(around.device, self.request.session), b"", retain=True)
+        self._clear_context()
         self._failed(code, sentence)
 
     def _carry_out(self, effect: Effect) -> None:  # noqa: C901 -- one case per effect
@@ -151,7 +151,7 @@ class Conversation:
             case PublishContext(context):
                 self._publish_counted(around.topics.session(around.device, session), codec.encode(context), retain=True)
             case ClearContext():
-                around.publish(around.topics.session(around.device, session), b"", retain=True)
+                self._clear_context()
             case PublishDraft(verifier, bundle):
                 self._publish_counted(around.topics.draft(around.device, verifier), codec.encode(bundle))
             case Draft():
@@ -169,6 +169,9 @@ class Conversation:
                 self._failed(code, sentence)
             case _:
                 assert_never(effect)
+
+    def _clear_context(self) -> None:
+        self._around.publish(self._around.topics.session(self._around.device, self.request.session), b"", retain=True)
 
     def _publish_counted(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._bytes_up += len(payload)
@@ -194,8 +197,7 @@ class Conversation:
 
     def _end_as_before(self, finish: str) -> None:
         """The last run of the agent ended the session but did not come to say so."""
-        around = self._around
-        around.publish(around.topics.session(around.device, self.request.session), b"", retain=True)
+        self._clear_context()
         if finish in ("stop", "length", "cancelled"):
             self._finish(finish)  # type: ignore[arg-type]
         else:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.errors import BrokerError
-from broker.mailbox import Mailbox
+from broker.mailbox import Down, Mailbox, Stop, Up
 from broker.message import Message, Will
 from broker.tls import Tls
 from edge_agent.conversation import Conversation
@@ -82,16 +82,6 @@ class AgentOptions(Struct, frozen=True):
     release: str = ""
 
 
-class _Up(Struct, frozen=True):
-    """The broker is connected and all subscriptions are in place."""
-
-
-class _Down(Struct, frozen=True):
-    """The broker is not connected."""
-
-    reason: str
-
-
 class _DraftAnswer(Struct, frozen=True):
     """The drafting thread has answered for a session."""
 
@@ -99,11 +89,7 @@ class _DraftAnswer(Struct, frozen=True):
     event: Drafted | DrafterLost
 
 
-class _Stop(Struct, frozen=True):
-    """End the loop."""
-
-
-_Word = _Up | _Down | _DraftAnswer | _Stop
+_Word = Up | Down | _DraftAnswer | Stop
 _Item = Message | _Word
 
 
@@ -157,8 +143,8 @@ class Agent:
             clean=False,
             tls=self._options.tls,
             will=Will(state, codec.encode_json(self._state("offline"))),
-            on_up=lambda _present: self._items.put(_Up()),
-            on_down=lambda reason: self._items.put(_Down(reason)),
+            on_up=lambda _present: self._items.put(Up()),
+            on_down=lambda reason: self._items.put(Down(reason)),
             on_error=lambda error: _log.error("%s", error),
         )
         bridge.subscribe(topics.verdict(device), self._items.deliver)
@@ -184,7 +170,7 @@ class Agent:
 
     def stop(self) -> None:
         """Ask the loop to end; callable from any thread and from a signal handler."""
-        self._items.put(_Stop())
+        self._items.put(Stop())
 
     def run(self) -> None:
         """Serve until `stop`: connect, resume what was under way, answer."""
@@ -197,7 +183,7 @@ class Agent:
         try:
             while True:
                 item = self._items.get(self._patience())
-                if isinstance(item, _Stop):
+                if isinstance(item, Stop):
                     break
                 self._turn(item)
         finally:
@@ -242,14 +228,14 @@ class Agent:
             case _DraftAnswer(session, event):
                 if self._active is not None and self._active.request.session == session:
                     self._tell(event)
-            case _Up():
+            case Up():
                 self._connected()
-            case _Down(reason):
+            case Down(reason):
                 _log.warning("%s", reason)
                 if self.link_up:
                     self.link_up = False
                     self._tell(LinkDown())
-            case _Stop():
+            case Stop():
                 pass
             case _:
                 assert_never(item)

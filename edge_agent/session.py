@@ -394,9 +394,11 @@ class Session:
 
     def _verdict(self, verdict: Verdict, now: float) -> list[Effect]:
         """Append what continues the log; ignore what is of another epoch, contradicts the log or says nothing new."""
+        if not self._continues(verdict):
+            return self._ignore(verdict, now)
         held = len(self.log)
-        new = verdict.tokens[held - verdict.base :] if self._continues(verdict) else ()
-        if not new and not (verdict.finish and self._continues(verdict)):
+        new = verdict.tokens[held - verdict.base :]
+        if not (new or verdict.finish):
             return self._ignore(verdict, now)
         flight, self._flight = self._flight, None
         if flight and flight.round == verdict.round and not flight.resent:

@@ -10,7 +10,6 @@ import importlib.util
 from typing import Final
 
 FAILED: Final = 1
-USAGE: Final = 2
 NOT_IDENTICAL: Final = 3
 
 _EXPECTED: Final = (

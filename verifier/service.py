@@ -16,7 +16,7 @@ from msgspec import Struct
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.errors import BrokerError
-from broker.mailbox import Mailbox
+from broker.mailbox import Down, Mailbox, Stop, Up
 from broker.message import Message, Will
 from broker.tls import Tls
 from schemas import codec
@@ -74,27 +74,13 @@ class VerifierOptions(Struct, frozen=True):
     release: str = ""
 
 
-class _Up(Struct, frozen=True):
-    """The broker is connected and all subscriptions are in place."""
-
-
-class _Down(Struct, frozen=True):
-    """The broker is not connected."""
-
-    reason: str
-
-
 class _Stepped(Struct, frozen=True):
     """The engine has finished a step, or has shown that it is alive (None)."""
 
     result: StepResult | None
 
 
-class _Stop(Struct, frozen=True):
-    """End the loop."""
-
-
-_Word = _Up | _Down | _Stepped | _Stop
+_Word = Up | Down | _Stepped | Stop
 _Item = Message | _Word
 
 
@@ -137,8 +123,8 @@ class Verifier:
             clean=True,
             tls=self._options.tls,
             will=Will(state, codec.encode_json(VerifierState(VERSION, "offline", self._boot))),
-            on_up=lambda _present: self._items.put(_Up()),
-            on_down=lambda reason: self._items.put(_Down(reason)),
+            on_up=lambda _present: self._items.put(Up()),
+            on_down=lambda reason: self._items.put(Down(reason)),
             on_error=lambda error: _log.error("%s", error),
         )
         bridge.subscribe(state, self._items.deliver)
@@ -150,7 +136,7 @@ class Verifier:
 
     def stop(self) -> None:
         """Ask the loop to end; callable from any thread and from a signal handler."""
-        self._items.put(_Stop())
+        self._items.put(Stop())
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -171,7 +157,7 @@ class Verifier:
     def _turn(self) -> bool:
         """Take in everything that has come, then start a step if the engine is free; False to end."""
         for item in self._take_all():
-            if isinstance(item, _Stop):
+            if isinstance(item, Stop):
                 return False
             self._survive(self._take, item)
         self._survive(self._do_what_is_due)
@@ -213,14 +199,14 @@ class Verifier:
                     self._alive_asked = False
                 else:
                     self._stepped(result)
-            case _Up():
+            case Up():
                 self._link_up = True
                 _log.info("verifier %s is connected to the broker at %s", self._verifier, self._options.address)
                 self._announce()
-            case _Down(reason):
+            case Down(reason):
                 self._link_up = False
                 _log.warning("%s", reason)
-            case _Stop():
+            case Stop():
                 pass
             case _:
                 assert_never(item)
