@@ -9,7 +9,7 @@ no clock is ever compared across machines.
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -87,6 +87,10 @@ class Sampling(Struct, frozen=True, array_like=True):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and math.isfinite(self.top_p)):
             raise ValueError("temperature and top_p must be finite numbers")
+
+
+GREEDY: Final = Sampling()
+"""The highest logit, the lowest id on ties."""
 
 
 class StopRules(Struct, frozen=True, array_like=True):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from schemas.messages import GREEDY, Sampling
 from verifier.engine.errors import EngineError
 
 if TYPE_CHECKING:
@@ -27,11 +28,15 @@ class Segment:
         tokens: the whole sequence (prompt, log and draft; cut short for a prefill chunk). The engine finds out
             itself which prefix it has already computed.
         choose: at how many of the last positions the next token is chosen; 0 for a prefill chunk.
+        sampling: how they are chosen.
+        position: output position, from 0, of the first token chosen; the sampling noise depends on it.
     """
 
     session: bytes
     tokens: Sequence[int]
     choose: int
+    sampling: Sampling = GREEDY
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,16 @@ class Job:
         tokens: [length], a copy nobody else can change.
         choose: at how many of the last positions the next token is chosen.
         keep: how many leading tokens are already held and stay.
+        sampling: how tokens are chosen.
+        position: output position of the first token chosen.
     """
 
     session: bytes
     tokens: Tokens
     choose: int
     keep: int
+    sampling: Sampling = GREEDY
+    position: int = 0
 
     @property
     def fed(self) -> int:
@@ -126,5 +135,5 @@ def check_segments(
                 f"(0 to {vocab_size - 1}); is it tokenised for another model?",
                 session=session,
             )
-        jobs.append(Job(session, tokens, segment.choose, keep))
+        jobs.append(Job(session, tokens, segment.choose, keep, segment.sampling, segment.position))
     return jobs
