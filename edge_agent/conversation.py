@@ -47,6 +47,7 @@ class Surroundings(Protocol):
     nonce: bytes
     link_up: bool
     drafter_context: int
+    run_tokens: int
 
     def now(self) -> float:
         """Return the time in seconds, of a clock that never goes back."""
@@ -91,6 +92,7 @@ class Conversation:
             link_up=around.link_up,
             drafter_context=around.drafter_context,
             roundtrip=around.roundtrip,
+            run=around.run_tokens,
         )
         self.over = False
         self.target = before.target
@@ -227,4 +229,5 @@ class Conversation:
             duration=round(1e6 * (now - self._asked_at)),
             bytes_up=self._bytes_up,
             bytes_down=self.bytes_down,
+            generated=tally.generated,
         )

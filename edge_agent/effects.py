@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas.messages import DraftBundle, FinishReason, SessionContext
+from schemas.messages import GREEDY, DraftBundle, FinishReason, Sampling, SessionContext
 
 
 class Persist(Struct, frozen=True):
@@ -43,10 +43,19 @@ class PublishDraft(Struct, frozen=True):
 
 
 class Draft(Struct, frozen=True):
-    """Draft one token after `sequence` and say `Drafted` with the same branch. Replaces an earlier unanswered Draft."""
+    """Draft one token after `sequence` and say `Drafted` with the same branch. Replaces an earlier unanswered Draft.
+
+    Attributes:
+        branch: names the line of drafting.
+        sequence: prompt, log and what is drafted so far.
+        sampling: how the target will choose, so that the drafter may guess with the same noise.
+        position: output position of the token to draft.
+    """
 
     branch: int
     sequence: tuple[int, ...]
+    sampling: Sampling = GREEDY
+    position: int = 0
 
 
 class StartTimer(Struct, frozen=True):

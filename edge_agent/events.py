@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from edge_agent.drafters.drafter import Proposal
 from schemas.messages import Refusal, Resync, Verdict
 
 
@@ -46,13 +47,11 @@ class Drafted(Struct, frozen=True):
 
     Attributes:
         branch: of that effect; drafts of a branch that was given up are dropped.
-        token: the drafted token id.
-        confidence: the drafter's probability of it, 0 to 1.
+        proposal: the drafted token and how sure the drafter was of it; None if it has nothing to propose there.
     """
 
     branch: int
-    token: int
-    confidence: float
+    proposal: Proposal | None
 
 
 class DrafterLost(Struct, frozen=True):

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_agent.drafters.drafter import Proposal
+
 
 class Pending:
     """Drafted tokens that continue the log, and whether another one is being drafted.
 
     Attributes:
-        tokens: drafted token ids, in order.
-        confidences: the drafter's probability of each.
+        proposals: what was drafted, in order.
         branch: names this line of drafting; it rises whenever the line is given up, so that a token drafted for the
             old one is known as such when it comes.
         busy: whether a token of this branch is being drafted.
+        exhausted: whether the drafter had nothing to propose behind these tokens.
     """
 
     def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.confidences: list[float] = []
+        self.proposals: list[Proposal] = []
         self.branch = 0
         self.busy = False
+        self.exhausted = False
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.proposals)
 
-    def add(self, token: int, confidence: float) -> None:
-        """Take in the token that was being drafted."""
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The drafted token ids, in order."""
+        return tuple(proposal.token for proposal in self.proposals)
+
+    def add(self, proposal: Proposal | None) -> None:
+        """Take in what was being drafted; None if the drafter had nothing to propose."""
         self.busy = False
-        self.tokens.append(token)
-        self.confidences.append(confidence)
+        if proposal is None:
+            self.exhausted = True
+        else:
+            self.proposals.append(proposal)
 
     def follow(self, new: tuple[int, ...]) -> None:
         """The log has grown by `new`.
@@ -35,10 +47,11 @@ class Pending:
         A draft that was accepted whole, and whose first extra is the bonus token, leaves its other extras to be the
         next draft. Anything else gives the line up: its tokens continue a log that is not.
         """
-        agreed = tuple(self.tokens[: len(new)]) == new
-        gone = len(new) if agreed else len(self.tokens)
-        del self.tokens[:gone]
-        del self.confidences[:gone]
-        if not agreed:
-            self.branch += 1
-            self.busy = False
+        agreed = self.tokens[: len(new)] == new
+        if agreed:
+            del self.proposals[: len(new)]
+            return
+        self.proposals.clear()
+        self.branch += 1
+        self.busy = False
+        self.exhausted = False

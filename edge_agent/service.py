@@ -69,6 +69,8 @@ class AgentOptions(Struct, frozen=True):
         target: name of the only target to use; empty for whichever fits the tokenizer.
         max_tokens: length of an answer if the ask leaves it open.
         max_queue: requests that may wait; more are refused.
+        run: tokens the verifier writes by itself in a round for which the drafter has nothing to propose; 0 is plain
+            SLED, with one token for such a round.
         release: version of the software, for people.
     """
 
@@ -78,6 +80,7 @@ class AgentOptions(Struct, frozen=True):
     target: str = ""
     max_tokens: int = 256
     max_queue: int = 16
+    run: int = 8
     tls: Tls | None = None
     release: str = ""
 
@@ -118,6 +121,7 @@ class Agent:
         self._digest = tokenizer_digest(tokenizer.canonical_json)
         self._drafter = drafter
         self.drafter_context = drafter.context_length
+        self.run_tokens = options.run
         self.policy = policy
         self.spool = spool
         self._clock = clock

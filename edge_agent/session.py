@@ -107,11 +107,15 @@ class Request(Struct, frozen=True):
 
 
 class Tally(Struct):
-    """Counts of one session; `drafted` and `accepted` are of rounds whose verdict committed something."""
+    """Counts of one session; `drafted` and `accepted` are of rounds whose verdict committed something.
+
+    `generated` counts the tokens of runs, which the verifier wrote by itself.
+    """
 
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    generated: int = 0
     resends: int = 0
     resyncs: int = 0
     ignored: int = 0
@@ -123,6 +127,13 @@ class _Flight(Struct, frozen=True):
     round: int
     sent_at: float
     resent: bool
+
+
+class _Sent(Struct, frozen=True):
+    """What a round asked for: so many draft tokens to be judged, and a run of so many behind the verdict."""
+
+    drafted: int
+    run: int
 
 
 class Session:
@@ -142,6 +153,7 @@ class Session:
         link_up: bool = True,
         drafter_context: int = 1 << 30,
         roundtrip: RoundTrip | None = None,
+        run: int = 0,
     ) -> None:
         """Start in QUEUED.
 
@@ -154,6 +166,8 @@ class Session:
             link_up: whether the broker is reachable now.
             drafter_context: the longest sequence the drafter takes, in tokens.
             roundtrip: shared between the sessions of a device, so that the timers start with what was learnt.
+            run: how many further tokens the verifier shall write by itself in a round without a draft, at most;
+                0 is plain SLED.
         """
         self.request = request
         self.state = State.QUEUED
@@ -175,7 +189,11 @@ class Session:
         self._max_tokens = request.max_tokens
         self._pending = Pending()
         self._flight: _Flight | None = None
-        self._drafted_in: dict[int, int] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._most_run = run
+        self._run_hint = run
+        self._draft_hint = 0
+        self._step_time = 0.0
 
     @property
     def epoch(self) -> Epoch:
@@ -291,7 +309,7 @@ class Session:
         self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
         self._revision = 0
         self._flight = None
-        self._drafted_in.clear()
+        self._sent.clear()
         return [Persist(self._epoch.counter, len(self.log)), self._publish_context()]
 
     def _publish_context(self) -> PublishContext:
@@ -317,12 +335,13 @@ class Session:
         assert self._terms is not None
         base = len(self.log)
         # The verdict adds one token of the target's own, so a draft as long as the limit would waste its last place.
-        draft = tuple(self._pending.tokens[: min(self.longest_draft, self._max_tokens - base - 1)])
+        draft = self._pending.tokens[: min(self.longest_draft, self._max_tokens - base - 1)]
+        run = 0 if draft else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
         self._round += 1
-        self._drafted_in[self._round] = len(draft)
+        self._sent[self._round] = _Sent(len(draft), run)
         self._flight = _Flight(self._round, now, resent=resend)
         self.tally.resends += resend
-        timeout = self._roundtrip.timeout(self._terms.round_time)
+        timeout = self._roundtrip.timeout(self._terms.round_time + run * self._step_time)
         bundle = DraftBundle(
             VERSION,
             "draft",
@@ -333,6 +352,7 @@ class Session:
             base,
             self.log.digest(),
             draft,
+            run,
             time_left=round(timeout * 1e6),
         )
         return [PublishDraft(self._terms.verifier, bundle), StartTimer(timeout), *self._draft_on()]
@@ -356,7 +376,7 @@ class Session:
         ended = any(token in end or token in self.request.stop.tokens for token in last)
         length = len(self.log) + len(self._pending)
         return (
-            not self._drafter_lost
+            not (self._drafter_lost or self._pending.exhausted)
             and not ended
             and length + 1 < self._max_tokens
             and len(self.request.prompt) + length < self._drafter_context
@@ -368,18 +388,25 @@ class Session:
         if self._pending.busy or not self._can_draft() or len(self._pending) >= max(ahead, self._policy.max_draft):
             return []
         self._pending.busy = True
-        return [Draft(self._pending.branch, self.log.sequence() + tuple(self._pending.tokens))]
+        sequence = self.log.sequence() + self._pending.tokens
+        position = len(self.log) + len(self._pending)
+        return [Draft(self._pending.branch, sequence, self.request.sampling, position)]
 
     def _take_draft(self, event: Drafted, now: float) -> list[Effect]:
         if event.branch != self._pending.branch:
             return []
-        if self._terms is not None and not 0 <= event.token < self._terms.vocab_size:
+        proposal = event.proposal
+        if proposal is not None and self._terms is not None and not 0 <= proposal.token < self._terms.vocab_size:
             return self._lose_drafter(DrafterLost(), now)
-        self._pending.add(event.token, event.confidence)
-        if self.state is State.DRAFTING and (self._policy.enough(self._pending.confidences) or not self._can_draft()):
+        self._pending.add(proposal)
+        if self.state is State.DRAFTING and (self._enough() or not self._can_draft()):
             self.state = State.AWAITING
             return self._send(now, resend=False)
         return self._draft_on()
+
+    def _enough(self) -> bool:
+        """Whether the draft is as long as the policy wants it, or as the verifier can take now."""
+        return self._policy.enough(self._pending.proposals) or 0 < self._draft_hint <= len(self._pending)
 
     def _lose_drafter(self, _event: DrafterLost, now: float) -> list[Effect]:
         """Go on without drafts: every round then brings the one token the target adds."""
@@ -405,6 +432,8 @@ class Session:
             self._roundtrip.observe(now - flight.sent_at)
         if new:
             self._count(verdict)
+            self._draft_hint, self._run_hint = verdict.draft_hint, verdict.run_hint or self._most_run
+            self._step_time = verdict.step_time / 1e6 or self._step_time
             self.log.extend(new)
             self._pending.follow(new)
         if verdict.finish or len(self.log) >= self._max_tokens:
@@ -427,12 +456,13 @@ class Session:
         )
 
     def _count(self, verdict: Verdict) -> None:
-        drafted = self._drafted_in.pop(verdict.round, 0)
+        sent = self._sent.pop(verdict.round, _Sent(0, 0))
         self.tally.rounds += 1
-        self.tally.drafted += drafted
-        self.tally.accepted += min(verdict.accepted, drafted)
-        for earlier in [number for number in self._drafted_in if number < verdict.round]:
-            del self._drafted_in[earlier]
+        self.tally.drafted += sent.drafted
+        self.tally.accepted += min(verdict.accepted, sent.drafted)
+        self.tally.generated += min(sent.run, max(0, len(verdict.tokens) - verdict.accepted - 1))
+        for earlier in [number for number in self._sent if number < verdict.round]:
+            del self._sent[earlier]
 
     def _resync(self, resync: Resync, now: float) -> list[Effect]:
         """Say again, in a fresh revision or epoch, what the log is; then send the bundle again."""

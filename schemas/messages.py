@@ -187,7 +187,7 @@ class Verdict(Struct, frozen=True, array_like=True):
         digest: of prompt and log after the last of `tokens`.
         finish: why the text ends with the last of `tokens`, or None.
         queue_time: from receipt to the start of the step that answered.
-        step_time: of that step; 0 if the log knew the answer.
+        step_time: of that step, or of the last one of a run; 0 if the log knew the answer.
         draft_hint: the draft length that would suit the verifier now; 0 is no hint.
         run_hint: the run that would suit the verifier now.
     """
@@ -370,6 +370,7 @@ class Statistics(Struct, frozen=True):
         duration: from the ask to the end, in microseconds.
         bytes_up: payload bytes of contexts and bundles.
         bytes_down: payload bytes of verdicts, resyncs and refusals.
+        generated: of `tokens`, those the verifier wrote by itself in runs, without a draft.
     """
 
     prompt_tokens: Count
@@ -382,6 +383,7 @@ class Statistics(Struct, frozen=True):
     duration: Micros
     bytes_up: Count
     bytes_down: Count
+    generated: Count = 0
 
 
 class TokenEvent(Struct, frozen=True, tag_field="event", tag="token"):

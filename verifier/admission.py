@@ -57,13 +57,6 @@ def unservable(context: SessionContext, target: Target) -> Declined | None:
     foreign = out_of_vocabulary((*context.prompt, *context.committed), target)
     if foreign is not None:
         return Declined(context, "token_out_of_vocabulary", foreign)
-    if context.sampling.temperature > 0:
-        return Declined(
-            context,
-            "unsupported_sampling",
-            f"temperature {context.sampling.temperature} was asked for, but this verifier only chooses greedily: "
-            "ask with temperature 0",
-        )
     return None
 
 

@@ -4,7 +4,8 @@ An entry is built from the agent's retained context and grows with the target's 
 the context and the next bundle rebuild it. A bundle names a position in the log (`base`, `digest`); if the entry has
 that very prefix, whatever it holds beyond is answered at once, and only what reaches past its end needs the model.
 At most one bundle per session is with the engine and one waits; a newer one replaces the one that waits, since two in
-one step would write the same cache positions.
+one step would write the same cache positions. A bundle may ask for a run: after its verdict is known the target goes
+on alone, one token per step, and all is said together; a newer bundle cuts the run short.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from msgspec import Struct
 from schemas.digest import Log
 from schemas.limits import MAX_VERDICT_TOKENS
 from schemas.messages import (
+    GREEDY,
     VERSION,
     DraftBundle,
     Epoch,
@@ -23,6 +25,7 @@ from schemas.messages import (
     Refusal,
     Resync,
     ResyncReason,
+    Sampling,
     SessionContext,
     Verdict,
 )
@@ -68,6 +71,8 @@ class Work(Struct, frozen=True):
         deadline: in seconds, as far as the agent said; infinite for cache filling.
         received: when the bundle came, in seconds.
         round: of the bundle; None for cache filling.
+        sampling: how tokens are chosen.
+        position: output position of the first token chosen.
     """
 
     key: Key
@@ -78,6 +83,18 @@ class Work(Struct, frozen=True):
     deadline: float
     received: float
     round: int | None = None
+    sampling: Sampling = GREEDY
+    position: int = 0
+
+
+class Hint(Struct, frozen=True):
+    """What would suit the verifier now: so many tokens in a draft and in a run; 0 is no hint."""
+
+    draft: int = 0
+    run: int = 0
+
+
+NO_HINT: Final = Hint()
 
 
 class Reply(Struct, frozen=True):
@@ -119,6 +136,7 @@ class _Entry(Struct):
     waiting: _Bundle | None = None
     running: _Bundle | None = None
     running_work: Work | None = None
+    run_left: int = 0
     prefill: bool = True
     failures: int = 0
 
@@ -299,10 +317,17 @@ class Ledger:
             bundle = DraftBundle(
                 VERSION, "draft", bundle.session, bundle.epoch, bundle.revision, bundle.round, bundle.base - 1, b"", ()
             )
-        return [self._verdict(key, entry, bundle, now=None, received=arrived.received, step_time=0.0)]
+        return [self._verdict(key, entry, bundle)]
 
     def _verdict(
-        self, key: Key, entry: _Entry, bundle: DraftBundle, *, now: float | None, received: float, step_time: float
+        self,
+        key: Key,
+        entry: _Entry,
+        bundle: DraftBundle,
+        *,
+        queue_time: float = 0.0,
+        step_time: float = 0.0,
+        hint: Hint = NO_HINT,
     ) -> Reply:
         tokens = entry.log.tokens(bundle.base, bundle.base + MAX_VERDICT_TOKENS)
         end = bundle.base + len(tokens)
@@ -311,7 +336,6 @@ class Ledger:
             if ours != theirs:
                 break
             agreeing += 1
-        queued = max(0.0, now - received - step_time) if now is not None else 0.0
         return Reply(
             key.device,
             Verdict(
@@ -325,8 +349,10 @@ class Ledger:
                 agreeing,
                 entry.log.digest(end),
                 entry.finish if end == len(entry.log) else None,
-                round(queued * 1e6),
+                round(queue_time * 1e6),
                 round(step_time * 1e6),
+                hint.draft,
+                hint.run,
             ),
         )
 
@@ -336,29 +362,33 @@ class Ledger:
         """Yield what the engine could do now, one piece per session that has none under way."""
         for key, entry in self._entries.items():
             running = entry.running_work
+            if running is None and entry.running is not None:
+                yield self._work(key, entry, entry.running, ())  # the next token of a run
+                continue
             if running is not None and (running.choose or entry.waiting is None):
                 continue  # a bundle takes over from cache filling, which it goes on with
             if entry.waiting is None and (entry.finish or not entry.prefill):
                 continue
-            sequence = entry.log.sequence()
-            context = entry.context
             if entry.waiting is not None:
-                bundle = entry.waiting.bundle
-                rest = self._rest(entry, bundle)
-                patience = bundle.time_left / 1e6 if bundle.time_left else float("inf")
-                received = entry.waiting.received
-                yield Work(
-                    key,
-                    context.epoch,
-                    context.revision,
-                    sequence + rest,
-                    len(rest) + 1,
-                    received + patience,
-                    received,
-                    bundle.round,
-                )
-            elif len(sequence) > 1:
+                yield self._work(key, entry, entry.waiting, self._rest(entry, entry.waiting.bundle))
+            elif len(sequence := entry.log.sequence()) > 1:
+                context = entry.context
                 yield Work(key, context.epoch, context.revision, sequence[:-1], 0, float("inf"), float("inf"))
+
+    def _work(self, key: Key, entry: _Entry, arrived: _Bundle, draft: tuple[int, ...]) -> Work:
+        context, bundle = entry.context, arrived.bundle
+        return Work(
+            key,
+            context.epoch,
+            context.revision,
+            entry.log.sequence() + draft,
+            len(draft) + 1,
+            arrived.received + (bundle.time_left / 1e6 if bundle.time_left else float("inf")),
+            arrived.received,
+            bundle.round,
+            context.sampling,
+            len(entry.log),
+        )
 
     def _rest(self, entry: _Entry, bundle: DraftBundle) -> tuple[int, ...]:
         """Return the part of a draft that reaches past the log, no longer than the text may become."""
@@ -368,18 +398,31 @@ class Ledger:
     def start(self, work: Work) -> None:
         """Note that the engine has taken this work up, at once or in chunks; it must be one `ready` yields now."""
         entry = self._entries[work.key]
-        assert work.round == (entry.waiting.bundle.round if entry.waiting else None)
         entry.running_work = work
         entry.prefill = False
-        if work.choose:
+        if entry.running is not None:
+            return  # a run goes on
+        assert work.round == (entry.waiting.bundle.round if entry.waiting else None)
+        if work.choose and entry.waiting is not None:
             entry.running, entry.waiting = entry.waiting, None
+            entry.run_left = entry.running.bundle.run
 
-    def complete(self, work: Work, chosen: Sequence[int], now: float, step_time: float) -> list[Effect]:
-        """Take in the target's tokens for a piece of work; drop them if the entry was replaced meanwhile."""
+    def complete(
+        self, work: Work, chosen: Sequence[int], now: float, step_time: float, hint: Hint = NO_HINT
+    ) -> list[Effect]:
+        """Take in the target's tokens for a piece of work; drop them if the entry was replaced meanwhile.
+
+        Args:
+            work: as it was started.
+            chosen: [work.choose] token ids.
+            now: in seconds.
+            step_time: of the step that chose them, in seconds.
+            hint: for the device.
+        """
         entry = self._entries.get(work.key)
         if entry is None or entry.running_work is not work:
             return []
-        running, entry.running, entry.running_work = entry.running, None, None
+        running, entry.running_work = entry.running, None
         if running is None:
             return []
         bundle = running.bundle
@@ -389,8 +432,13 @@ class Ledger:
         judgement = judge(draft, chosen, end_tokens=entry.end_tokens, room=room)
         entry.log.extend(judgement.tokens)
         entry.finish = judgement.finish
+        if entry.run_left and entry.finish is None and entry.waiting is None:
+            entry.run_left -= 1
+            return []
+        entry.running, entry.run_left = None, 0
+        queue_time = max(0.0, now - running.received - step_time)
         effects: list[Effect] = [
-            self._verdict(work.key, entry, bundle, now=now, received=running.received, step_time=step_time)
+            self._verdict(work.key, entry, bundle, queue_time=queue_time, step_time=step_time, hint=hint)
         ]
         if entry.waiting is not None:
             waiting, entry.waiting = entry.waiting, None
@@ -403,6 +451,7 @@ class Ledger:
         if entry is None or entry.running_work is not work:
             return []
         running, entry.running, entry.running_work = entry.running, None, None
+        entry.run_left = 0
         if running is None:
             return []
         entry.failures += 1

@@ -289,7 +289,8 @@ class Verifier:
             left = candidate.missing - share.feed
             batch.append((work, left == 0))
             tokens = work.sequence[: len(work.sequence) - left]
-            segments.append(Segment(work.key.to_bytes(), tokens, 0 if left else work.choose))
+            choose = 0 if left else work.choose
+            segments.append(Segment(work.key.to_bytes(), tokens, choose, work.sampling, work.position))
         if batch:
             self._batch = batch
             self._stepping.step(segments)

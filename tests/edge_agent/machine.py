@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft, Effect
 from edge_agent.events import Cancelled, Drafted, Event, LinkDown, Placed, Terms
 from edge_agent.policy import FixedLength
 from edge_agent.session import Request, Session, State
 from schemas.digest import Log
 from schemas.messages import (
+    GREEDY,
     VERSION,
     DraftBundle,
     Epoch,
@@ -77,6 +79,7 @@ def bundle(
     epoch: int = 1,
     revision: int = 0,
     timeout: float = FIRST_TIMEOUT,
+    run: int = 0,
 ) -> DraftBundle:
     """The bundle that the machine should send when `after` is committed."""
     return DraftBundle(
@@ -89,8 +92,14 @@ def bundle(
         len(after),
         Log(PROMPT, after).digest(),
         draft,
+        run,
         time_left=round(timeout * 1e6),
     )
+
+
+def wish(branch: int, sequence: tuple[int, ...]) -> Draft:
+    """The draft that the machine should ask for, greedily."""
+    return Draft(branch, sequence, GREEDY, len(sequence) - len(PROMPT))
 
 
 def verdict(
@@ -103,6 +112,9 @@ def verdict(
     epoch: int = 1,
     nonce: bytes = NONCE,
     session: bytes = SESSION,
+    step_time: int = 0,
+    draft_hint: int = 0,
+    run_hint: int = 0,
 ) -> Verdict:
     """What a verifier says that holds the log `after` and then chose `tokens`."""
     return Verdict(
@@ -116,6 +128,10 @@ def verdict(
         accepted,
         Log(PROMPT, after + tokens).digest(),
         finish,
+        0,
+        step_time,
+        draft_hint,
+        run_hint,
     )
 
 
@@ -153,6 +169,8 @@ class Options(TypedDict, total=False):
     committed: tuple[int, ...]
     link_up: bool
     drafter_context: int
+    sampling: Sampling
+    run: int
     roundtrip: RoundTrip
 
 
@@ -167,6 +185,7 @@ class Machine:
                 options.get("prompt", PROMPT),
                 options.get("max_tokens", MAX_TOKENS),
                 TOKENIZER,
+                options.get("sampling", GREEDY),
                 stop=options.get("stop", StopRules()),
             ),
             options.get("policy", FixedLength(2)),
@@ -176,6 +195,7 @@ class Machine:
             link_up=options.get("link_up", True),
             drafter_context=options.get("drafter_context", 1 << 30),
             roundtrip=options.get("roundtrip"),
+            run=options.get("run", 0),
         )
         self.wish: Draft | None = None
 
@@ -193,13 +213,13 @@ class Machine:
                 self.wish = effect
         return effects
 
-    def draft(self, *tokens: int) -> list[Effect]:
-        """Let the drafter answer so many times; return the effects of all answers."""
+    def draft(self, *tokens: int | None) -> list[Effect]:
+        """Let the drafter answer so many times, None where it has nothing to propose; return all effects."""
         effects: list[Effect] = []
         for token in tokens:
             assert self.wish is not None, "the session did not ask for a draft"
             wish, self.wish = self.wish, None
-            effects += self.tell(Drafted(wish.branch, token, 0.9))
+            effects += self.tell(Drafted(wish.branch, None if token is None else Proposal(token, 0.9)))
         return effects
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft, Effect, PublishContext, PublishDraft, StartTimer, StopTimer
 from edge_agent.events import (
     Cancelled,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 SAMPLES: dict[type[Event], Event] = {
     Placed: Placed(terms()),
     Unplaced: Unplaced(),
-    Drafted: Drafted(0, 21, 0.9),
+    Drafted: Drafted(0, Proposal(21, 0.9)),
     DrafterLost: DrafterLost(),
     Verdict: verdict(1, (21,)),
     Resync: resync(),
@@ -117,7 +118,9 @@ class Shell:
         ]
         if self.wishes:
             wish = self.wishes.pop(random.randrange(len(self.wishes)))
-            drafted = Drafted(wish.branch, random.choice([END, 21, 22, 23, 24, VOCABULARY]), random.random())
+            token = random.choice([END, 21, 22, 23, 24, VOCABULARY])
+            proposal = Proposal(token, random.random()) if random.random() < 0.9 else None
+            drafted = Drafted(wish.branch, proposal)
             events += [drafted, drafted, drafted, one_of(drafted, DrafterLost())]
         if self.timer:
             events += [TimerFired()] * 2

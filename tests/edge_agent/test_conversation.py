@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import Struct
 
+from edge_agent.drafters.drafter import Proposal
 from edge_agent.conversation import Conversation
 from edge_agent.effects import Draft
 from edge_agent.events import Cancelled, Drafted, LinkUp, Placed, Terms, Unplaced
@@ -54,6 +55,7 @@ class Device:
         self.nonce = NONCE
         self.link_up = True
         self.drafter_context = 1000
+        self.run_tokens = 0
         self.clock = 100.0
         self.published: list[Published] = []
         self.wishes: list[tuple[bytes, Draft]] = []
@@ -126,9 +128,9 @@ def test_placed_makes_the_epoch_durable_then_publishes_the_context_retained(devi
 def test_drafted_enough_publishes_the_bundle_and_starts_the_timer(device: Device) -> None:
     conversation = device.ask()
     conversation.receive(V0)
-    conversation.receive(Drafted(0, 72, 0.9))
+    conversation.receive(Drafted(0, Proposal(72, 0.9)))
     assert conversation.timer is None
-    conversation.receive(Drafted(0, 105, 0.9))
+    conversation.receive(Drafted(0, Proposal(105, 0.9)))
     assert device.families() == ["SESSION", "DRAFT"]
     assert codec.decode(device.published[-1].payload, DraftBundle).draft == (72, 105)
     assert conversation.timer == 102.0
@@ -163,8 +165,8 @@ def started(device: Device, *, stop: tuple[str, ...] = (), max_tokens: int = 100
     """A conversation that awaits the verdict of round 1."""
     conversation = device.ask(stop=stop, max_tokens=max_tokens)
     conversation.receive(V0)
-    conversation.receive(Drafted(0, 1, 0.9))
-    conversation.receive(Drafted(0, 2, 0.9))
+    conversation.receive(Drafted(0, Proposal(1, 0.9)))
+    conversation.receive(Drafted(0, Proposal(2, 0.9)))
     return conversation
 
 

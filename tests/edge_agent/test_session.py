@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 from msgspec.structs import replace
 
+from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
     Draft,
@@ -62,6 +63,7 @@ from tests.edge_agent.machine import (
     resync,
     terms,
     verdict,
+    wish,
 )
 from tests.edge_agent.shell import SAMPLES, Shell
 
@@ -88,7 +90,7 @@ def test_placed_queued_makes_the_epoch_durable_then_publishes_the_context_then_d
         Persist(1, 0),
         PublishContext(context()),
         StopTimer(),
-        Draft(0, PROMPT),
+        wish(0, PROMPT),
     ]
     assert machine.state() is State.DRAFTING
     assert machine.session.verifier == "v0"
@@ -98,7 +100,7 @@ def test_placed_queued_makes_the_epoch_durable_then_publishes_the_context_then_d
 def test_placed_queued_without_link_prepares_everything_and_stalls() -> None:
     """The context goes to the shell all the same: it is published once the link is up."""
     machine = Machine(link_up=False)
-    assert machine.tell(Placed(terms())) == [Persist(1, 0), PublishContext(context()), StopTimer(), Draft(0, PROMPT)]
+    assert machine.tell(Placed(terms())) == [Persist(1, 0), PublishContext(context()), StopTimer(), wish(0, PROMPT)]
     assert machine.state() is State.OUTAGE
 
 
@@ -108,7 +110,7 @@ def test_placed_queued_after_a_restart_continues_the_log_in_a_higher_epoch() -> 
         Persist(5, 2),
         PublishContext(context(5, committed=(21, 22))),
         StopTimer(),
-        Draft(0, (*PROMPT, 21, 22)),
+        wish(0, (*PROMPT, 21, 22)),
     ]
     assert sent(machine.draft(23, 24)) == [bundle(1, (23, 24), after=(21, 22), epoch=5)]
 
@@ -299,7 +301,7 @@ def test_link_down_stops_the_timer_and_stalls(start: Callable[[], Machine]) -> N
 
 def test_link_down_goes_on_drafting_up_to_the_longest_draft() -> None:
     machine = cut_off()
-    assert machine.draft(23, 24) == [Draft(0, (*PROMPT, 21, 22, 23)), Draft(0, (*PROMPT, 21, 22, 23, 24))]
+    assert machine.draft(23, 24) == [wish(0, (*PROMPT, 21, 22, 23)), wish(0, (*PROMPT, 21, 22, 23, 24))]
     assert machine.draft(25) == []
     assert machine.state() is State.OUTAGE
 
@@ -352,7 +354,7 @@ def test_link_up_after_it_broke_with_nothing_drafted_drafts() -> None:
 
 def test_drafted_short_of_the_policy_drafts_on() -> None:
     machine = drafting()
-    assert machine.draft(21) == [Draft(0, (*PROMPT, 21))]
+    assert machine.draft(21) == [wish(0, (*PROMPT, 21))]
     assert machine.state() is State.DRAFTING
 
 
@@ -362,20 +364,20 @@ def test_drafted_enough_sends_the_bundle_and_drafts_on_while_waiting() -> None:
     assert machine.draft(22) == [
         PublishDraft("v0", bundle(1, (21, 22))),
         StartTimer(FIRST_TIMEOUT),
-        Draft(0, (*PROMPT, 21, 22)),
+        wish(0, (*PROMPT, 21, 22)),
     ]
     assert machine.state() is State.AWAITING
 
 
 def test_drafted_unsure_ends_the_draft_where_the_policy_says_so() -> None:
     machine = drafting(policy=Confidence(0.5))
-    assert sent(machine.tell(Drafted(0, 21, 0.4))) == [bundle(1, (21,))]
+    assert sent(machine.tell(Drafted(0, Proposal(21, 0.4)))) == [bundle(1, (21,))]
 
 
 def test_drafted_while_waiting_is_kept_until_the_longest_draft_is_there() -> None:
     machine = awaiting()
     assert machine.session.longest_draft == 5
-    assert machine.draft(23, 24) == [Draft(0, (*PROMPT, 21, 22, 23)), Draft(0, (*PROMPT, 21, 22, 23, 24))]
+    assert machine.draft(23, 24) == [wish(0, (*PROMPT, 21, 22, 23)), wish(0, (*PROMPT, 21, 22, 23, 24))]
     assert machine.draft(25) == []
 
 
@@ -383,7 +385,7 @@ def test_drafted_while_waiting_is_kept_until_the_longest_draft_is_there() -> Non
 def test_drafted_on_a_branch_given_up_is_dropped(start: Callable[[], Machine]) -> None:
     machine = start()
     before = machine.state()
-    assert machine.tell(Drafted(7, 21, 0.9)) == []
+    assert machine.tell(Drafted(7, Proposal(21, 0.9))) == []
     assert machine.state() is before
 
 
@@ -399,7 +401,7 @@ def test_drafted_end_of_the_text_is_sent_and_nothing_drafted_after_it(stop: Stop
 
 
 def test_drafted_end_token_that_shall_be_ignored_is_a_token_like_any_other() -> None:
-    assert drafting(stop=StopRules(ignore_end=True)).draft(END) == [Draft(0, (*PROMPT, END))]
+    assert drafting(stop=StopRules(ignore_end=True)).draft(END) == [wish(0, (*PROMPT, END))]
 
 
 @pytest.mark.parametrize("most", range(1, 12))
@@ -493,7 +495,7 @@ def test_verdict_with_correction_is_durable_then_shown_then_drafting_starts_afre
         Persist(1, 0, (21, 30)),
         Emit(0, (21, 30)),
         StopTimer(),
-        Draft(1, (*PROMPT, 21, 30)),
+        wish(1, (*PROMPT, 21, 30)),
     ]
     assert machine.state() is State.DRAFTING
 
@@ -501,8 +503,8 @@ def test_verdict_with_correction_is_durable_then_shown_then_drafting_starts_afre
 def test_verdict_with_correction_makes_the_draft_under_way_stale() -> None:
     machine = awaiting(23, 24)
     machine.tell(verdict(1, (21, 30), accepted=1))
-    assert machine.tell(Drafted(0, 25, 0.9)) == []
-    assert machine.draft(31) == [Draft(1, (*PROMPT, 21, 30, 31))]
+    assert machine.tell(Drafted(0, Proposal(25, 0.9))) == []
+    assert machine.draft(31) == [wish(1, (*PROMPT, 21, 30, 31))]
 
 
 def test_verdict_whose_bonus_is_the_first_extra_sends_the_other_extras_at_once() -> None:
@@ -516,24 +518,24 @@ def test_verdict_whose_bonus_is_the_first_extra_sends_the_other_extras_at_once()
         StartTimer(3.0),
     ]
     assert machine.state() is State.AWAITING
-    assert machine.draft(25) == [Draft(0, (*PROMPT, 21, 22, 23, 24, 25))]
+    assert machine.draft(25) == [wish(0, (*PROMPT, 21, 22, 23, 24, 25))]
 
 
 def test_verdict_whose_bonus_is_the_only_extra_drafts_on_in_the_same_branch() -> None:
     machine = awaiting(23)
     assert machine.tell(verdict(1, (21, 22, 23), accepted=2))[2:] == [StopTimer()]
     assert machine.state() is State.DRAFTING
-    assert machine.draft(24) == [Draft(0, (*PROMPT, 21, 22, 23, 24))]
+    assert machine.draft(24) == [wish(0, (*PROMPT, 21, 22, 23, 24))]
 
 
 def test_verdict_whose_bonus_differs_from_the_first_extra_rolls_back() -> None:
     machine = awaiting(23, 24)
-    assert machine.tell(verdict(1, (21, 22, 30), accepted=2))[2:] == [StopTimer(), Draft(1, (*PROMPT, 21, 22, 30))]
+    assert machine.tell(verdict(1, (21, 22, 30), accepted=2))[2:] == [StopTimer(), wish(1, (*PROMPT, 21, 22, 30))]
 
 
 def test_verdict_before_any_extra_rolls_back_since_the_bonus_was_not_drafted() -> None:
     machine = awaiting()
-    assert machine.tell(verdict(1, (21, 22, 23), accepted=2))[2:] == [StopTimer(), Draft(1, (*PROMPT, 21, 22, 23))]
+    assert machine.tell(verdict(1, (21, 22, 23), accepted=2))[2:] == [StopTimer(), wish(1, (*PROMPT, 21, 22, 23))]
 
 
 def test_verdict_with_a_run_keeps_the_extras_that_agree() -> None:
@@ -578,7 +580,7 @@ def test_verdict_drafting_can_be_a_late_one_that_says_more() -> None:
         Persist(1, 2, (31,)),
         Emit(2, (31,)),
         StopTimer(),
-        Draft(2, (*PROMPT, 21, 30, 31)),
+        wish(2, (*PROMPT, 21, 30, 31)),
     ]
 
 
@@ -598,7 +600,7 @@ def test_verdict_outage_without_link_is_taken_in_and_waits_on() -> None:
         Persist(1, 0, (21, 30)),
         Emit(0, (21, 30)),
         StopTimer(),
-        Draft(1, (*PROMPT, 21, 30)),
+        wish(1, (*PROMPT, 21, 30)),
     ]
     assert machine.state() is State.OUTAGE
     assert machine.tell(LinkUp()) == [PublishContext(context()), StopTimer()]

@@ -8,21 +8,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.pair.world import World
 
+RUNS = st.sampled_from([0, 0, 1, 5])
 
 class Pair(RuleBasedStateMachine):
     """Hypothesis is the adversary: it decides everything that can happen, in any order."""
 
     world: World
 
-    @initialize(ties=st.booleans(), draft=st.integers(0, 6))
-    def begin(self, ties: bool, draft: int) -> None:
+    @initialize(ties=st.booleans(), draft=st.integers(0, 6), run=RUNS)
+    def begin(self, ties: bool, draft: int, run: int) -> None:
         self.world = World(ties=ties)
-        self.world.ask(5, 30, max(1, draft))
+        self.world.ask(5, 30, max(1, draft), run=run)
 
     @precondition(lambda self: len(self.world.spool) < 4)
-    @rule(length=st.integers(1, 9), most=st.integers(1, 40), draft=st.integers(1, 8))
-    def ask(self, length: int, most: int, draft: int) -> None:
-        self.world.ask(length, most, draft)
+    @rule(length=st.integers(1, 9), most=st.integers(1, 40), draft=st.integers(1, 8), run=RUNS)
+    def ask(self, length: int, most: int, draft: int, run: int) -> None:
+        self.world.ask(length, most, draft, run=run)
 
     @precondition(lambda self: self.world.up)
     @rule(data=st.data(), keep=st.booleans())
@@ -59,8 +60,8 @@ class Pair(RuleBasedStateMachine):
         self.world.verify(name, pick=pick, tie=tie)
 
     @precondition(lambda self: self.world.drafts)
-    @rule(data=st.data(), right=st.booleans(), times=st.integers(1, 8))
-    def drafter_drafts(self, data: st.DataObject, right: bool, times: int) -> None:
+    @rule(data=st.data(), right=st.sampled_from([True, False, None]), times=st.integers(1, 8))
+    def drafter_drafts(self, data: st.DataObject, right: bool | None, times: int) -> None:
         session = data.draw(st.sampled_from(sorted(self.world.drafts)))
         for _ in range(times):
             self.world.draft(session, right=right)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
+from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
     Draft,
@@ -132,6 +133,7 @@ class World:
         self.link_up = True
         self.faithful = True  # nothing was lost, repeated or reordered so far
         self.policies: dict[bytes, FixedLength] = {}
+        self.runs: dict[bytes, int] = {}
         self.placed: str | None = "v0"
         self._nonces = count(1)
         self._ids = count(1)
@@ -188,6 +190,9 @@ class World:
         work = ready[pick % len(ready)]
         ledger.start(work)
         known = len(work.sequence) - work.choose + 1
+        if work.choose:
+            prompt = self.spool[work.key.session].request.prompt
+            assert work.position == known - len(prompt), "noise is drawn for the output position"
         chosen = []
         for length in range(known, len(work.sequence) + 1) if work.choose else ():
             legal = self.target.legal(work.sequence[:length])
@@ -209,7 +214,7 @@ class World:
         for session in set(self.retained) - {s for s, saved in self.spool.items() if saved.finish is None}:
             self._clear(session)
 
-    def ask(self, length: int, most: int, draft: int, stop: tuple[int, ...] = ()) -> bytes:
+    def ask(self, length: int, most: int, draft: int, stop: tuple[int, ...] = (), *, run: int = 0) -> bytes:
         """Ask for an answer of at most `most` tokens to a prompt of `length` tokens."""
         number = next(self._ids)
         session = number.to_bytes(8, "big")
@@ -217,6 +222,7 @@ class World:
         self.spool[session] = Saved(Request(session, prompt, most, TOKENIZER, stop=StopRules(stop)))
         self.shown[session] = Shown()
         self.policies[session] = FixedLength(draft)
+        self.runs[session] = run
         self._open(session)
         return session
 
@@ -231,6 +237,7 @@ class World:
             epoch=saved.epoch,
             committed=tuple(saved.committed),
             link_up=self.link_up,
+            run=self.runs[session],
         )
         if self.placed is not None:
             self.tell(session, Placed(self.terms(self.placed)))
@@ -300,12 +307,15 @@ class World:
         assert message.session is not None
         self.tell(message.session, message)
 
-    def draft(self, session: bytes, *, right: bool) -> None:
-        """Let the drafter answer, with the target's token or with another."""
+    def draft(self, session: bytes, *, right: bool | None) -> None:
+        """Let the drafter answer, with the target's token, with another, or with none."""
         effect = self.drafts.pop(session, None)
-        if effect is not None:
-            token = self.target.legal(effect.sequence)[0]
-            self.tell(session, Drafted(effect.branch, token if right else token % (VOCABULARY - 1) + 1, 0.5))
+        if effect is None:
+            return
+        assert effect.position == len(effect.sequence) - len(self.spool[session].request.prompt)
+        token = self.target.legal(effect.sequence)[0]
+        guess = token if right else token % (VOCABULARY - 1) + 1
+        self.tell(session, Drafted(effect.branch, None if right is None else Proposal(guess, 0.5)))
 
     def steal(self, session: bytes) -> None:
         """Somebody else clears the retained context: everybody hears of it, the agent too."""
@@ -352,7 +362,7 @@ class World:
             if not any(machine.state is not State.FINISHED for machine in self.sessions.values()):
                 break
             for session in list(self.drafts):
-                self.draft(session, right=turn % 3 != 0)
+                self.draft(session, right=(True, False, True, None, True)[turn % 5])
             while self.up:
                 self.arrive_up(0)
             for name in self.verifiers:

@@ -74,6 +74,7 @@ def bundle(
     nonce: bytes = NONCE,
     session: bytes = SESSION,
     time_left: int = 0,
+    run: int = 0,
 ) -> DraftBundle:
     """A bundle of an agent that has committed `after`."""
     return DraftBundle(
@@ -86,6 +87,7 @@ def bundle(
         len(after),
         Log(PROMPT, after).digest(),
         draft,
+        run,
         time_left=time_left,
     )
 
@@ -100,6 +102,8 @@ def verdict(
     epoch: int = 1,
     queue_time: int = 0,
     step_time: int = 0,
+    draft_hint: int = 0,
+    run_hint: int = 0,
 ) -> Verdict:
     """The verdict that should come where the agent has committed `after`."""
     return Verdict(
@@ -115,6 +119,8 @@ def verdict(
         finish,
         queue_time,
         step_time,
+        draft_hint,
+        run_hint,
     )
 
 

@@ -154,12 +154,6 @@ UNSERVABLE = [
         "the drafter or its tokenizer is not the target's",
         id="vocabulary",
     ),
-    pytest.param(
-        context(temperature=0.7),
-        "unsupported_sampling",
-        "temperature 0.7 was asked for, but this verifier only chooses greedily: ask with temperature 0",
-        id="temperature",
-    ),
 ]
 
 
@@ -778,7 +772,7 @@ def test_bundle_parked_again_does_not_go_behind_younger_ones() -> None:
 
 def test_session_that_cannot_be_served_takes_no_place() -> None:
     bench = Bench(capacity=1)
-    bench.context(context(temperature=1.0))
+    bench.context(context(tokenizer="0ddba11"))
     assert bench.context(context(session=b"session2")) == []
     assert len(bench.ledger) == 1
 
