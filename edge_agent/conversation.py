@@ -20,7 +20,7 @@ from edge_agent.effects import (
     StopTimer,
 )
 from edge_agent.events import Event, Placed, StopFound, TimerFired
-from edge_agent.session import Request, Session, State
+from edge_agent.session import Request, Session, State, Tally
 from edge_agent.spool import SpoolError
 from schemas import codec
 from schemas.messages import AnswerEvent, FinishReason, Statistics
@@ -46,8 +46,12 @@ class Surroundings(Protocol):
     roundtrip: RoundTrip
     nonce: bytes
     link_up: bool
-    drafter_context: int
     run_tokens: int
+
+    @property
+    def drafter_context(self) -> int:
+        """The longest sequence, in tokens, that the drafter takes."""
+        ...
 
     def now(self) -> float:
         """Return the time in seconds, of a clock that never goes back."""
@@ -95,11 +99,17 @@ class Conversation:
             run=around.run_tokens,
         )
         self.over = False
+        self.outcome = ""
         self.target = before.target
         if before.committed:
             self._show(0, before.committed)
         if before.finish is not None:
             self._end_as_before(before.finish)
+
+    @property
+    def tally(self) -> Tally:
+        """What the session has counted."""
+        return self._session.tally
 
     @property
     def queued(self) -> bool:
@@ -190,11 +200,13 @@ class Conversation:
         last, done = self._answer.done(len(self._session.log), reason, self._statistics(), self._session.verifier)
         if last is not None:
             self._say(last)
+        self.outcome = reason
         self._say(done, final=True)
         _log.info("request %s: done (%s), %d tokens", self.request.id, reason, len(self._session.log))
 
     def _failed(self, code: str, sentence: str) -> None:
         _log.warning("request %s failed (%s): %s", self.request.id, code, sentence)
+        self.outcome = code
         self._say(self._answer.error(code, sentence[:1000]), final=True)
 
     def _end_as_before(self, finish: str) -> None:

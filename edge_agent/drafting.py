@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from edge_agent.drafters.drafter import DrafterError
@@ -21,14 +22,25 @@ _log = logging.getLogger(__name__)
 class DraftingThread:
     """Runs a drafter beside the protocol, so that drafting blocks no message and no message waits for a draft.
 
+    One token per wish: between two tokens the thread sleeps until the loop has taken the first one in and wants the
+    next, and models compute without the interpreter's lock, so drafting never holds up a message for longer than a
+    lookup takes.
+
     Args:
         drafter: used from this thread alone.
         answer: called on this thread with the session and `Drafted` or `DrafterLost`; must only enqueue.
+        timed: called on this thread with the seconds that a drafted token took; None if nobody wants to know.
     """
 
-    def __init__(self, drafter: Drafter, answer: Callable[[bytes, Drafted | DrafterLost], None]) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        answer: Callable[[bytes, Drafted | DrafterLost], None],
+        timed: Callable[[float], None] | None = None,
+    ) -> None:
         self._drafter = drafter
         self._answer = answer
+        self._timed = timed
         self._wish: tuple[bytes, Draft] | None = None
         self._changed = threading.Condition()
         self._stopping = False
@@ -62,8 +74,9 @@ class DraftingThread:
             self._answer(session, self._propose(wish))
 
     def _propose(self, wish: Draft) -> Drafted | DrafterLost:
+        began = time.perf_counter()
         try:
-            proposal = self._drafter.propose(wish.sequence)
+            proposal = self._drafter.propose(wish.sequence, wish.sampling, wish.position)
         except DrafterError as error:
             _log.warning(
                 "the drafter %s cannot go on, so this answer goes on without drafts: %s", self._drafter.name, error
@@ -71,5 +84,7 @@ class DraftingThread:
         except Exception:  # noqa: BLE001 -- drafts are a help, never a need
             _log.exception("the drafter %s failed, so this answer goes on without drafts", self._drafter.name)
         else:
-            return Drafted(wish.branch, proposal.token, proposal.confidence)
+            if proposal is not None and self._timed is not None:
+                self._timed(time.perf_counter() - began)
+            return Drafted(wish.branch, proposal)
         return DrafterLost()

@@ -10,23 +10,36 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edge_agent.drafters.drafter import Proposal
+
 DEFAULT_MAX_DRAFT = 8
-"""Tokens a confidence policy drafts at most, unless told otherwise."""
+"""Tokens a policy with a threshold drafts at most, unless told otherwise."""
+
+_FORMS = (
+    "fixed:LENGTH (fixed:4), confidence:THRESHOLD (confidence:0.6), entropy:NATS (entropy:2.0) or margin:THRESHOLD "
+    "(margin:0.2), the last three with the longest draft behind them if you like (confidence:0.6:12)"
+)
 
 
 class Policy(Protocol):
-    """Says after each drafted token whether the draft is long enough."""
+    """Says after each drafted token whether the draft is long enough.
+
+    The token that falls past a threshold ends the draft and is still sent, as its last token. It has been computed
+    already, checking one position more costs the server next to nothing, and with a chance of about its confidence it
+    is accepted after all. It also means that a round always drafts at least one token. A measure that is not a number
+    counts as past the threshold: a drafter that lost it is not a sure drafter.
+    """
 
     @property
     def max_draft(self) -> int:
         """The most tokens a round may draft; `enough` is true there at the latest."""
         ...
 
-    def enough(self, confidences: Sequence[float]) -> bool:
+    def enough(self, draft: Sequence[Proposal]) -> bool:
         """Say whether to stop drafting and send.
 
         Args:
-            confidences: the drafter's probability of each token drafted so far in this round, oldest first.
+            draft: what was drafted so far in this round, oldest first.
         """
         ...
 
@@ -51,17 +64,13 @@ class FixedLength(msgspec.Struct, frozen=True):
         """The fixed length."""
         return self.length
 
-    def enough(self, confidences: Sequence[float]) -> bool:
+    def enough(self, draft: Sequence[Proposal]) -> bool:
         """True once `length` tokens are drafted."""
-        return len(confidences) >= self.length
+        return len(draft) >= self.length
 
 
 class Confidence(msgspec.Struct, frozen=True):
-    """Draft until the drafter is unsure: the rule of the SLED paper, with its threshold c_th.
-
-    The token whose confidence falls below the threshold ends the draft and is still sent, as its last token. It has
-    been computed already, checking one position more costs the server next to nothing, and with a chance of about
-    its confidence it is accepted after all. It also means that a round always drafts at least one token.
+    """Draft until a token's probability is low: the rule of the SLED paper, with its threshold c_th.
 
     Attributes:
         threshold: c_th, from 0 (never unsure) to 1 (stop after any token that is not certain).
@@ -75,40 +84,91 @@ class Confidence(msgspec.Struct, frozen=True):
     max_draft: int = DEFAULT_MAX_DRAFT
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:  # also refuses NaN
-            raise ValueError(f"A confidence threshold lies between 0 and 1, but {self.threshold} was given.")
+        _check_share("A confidence threshold", self.threshold)
         _check_length("The longest draft", self.max_draft)
 
-    def enough(self, confidences: Sequence[float]) -> bool:
-        """True once the newest token fell below the threshold, or `max_draft` tokens are drafted."""
-        if not confidences:
-            return False
-        newest = confidences[-1]
-        # A drafter that lost its confidence (NaN) is not a sure drafter.
-        return newest < self.threshold or math.isnan(newest) or len(confidences) >= self.max_draft
+    def enough(self, draft: Sequence[Proposal]) -> bool:
+        """True once the newest token's probability is below the threshold, or `max_draft` tokens are drafted."""
+        return len(draft) >= self.max_draft or (bool(draft) and not draft[-1].confidence >= self.threshold)
+
+
+class Entropy(msgspec.Struct, frozen=True):
+    """Draft until the drafter's distribution is broad.
+
+    Attributes:
+        threshold: nats, from 0 (stop after any token that is not certain); ln V is the entropy of V equal chances.
+        max_draft: tokens per round at most, at least 1.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    threshold: float
+    max_draft: int = DEFAULT_MAX_DRAFT
+
+    def __post_init__(self) -> None:
+        if not (self.threshold >= 0 and math.isfinite(self.threshold)):
+            raise ValueError(f"An entropy threshold is a number of nats from 0 on, but {self.threshold} was given.")
+        _check_length("The longest draft", self.max_draft)
+
+    def enough(self, draft: Sequence[Proposal]) -> bool:
+        """True once the newest token's entropy is above the threshold, or `max_draft` tokens are drafted."""
+        return len(draft) >= self.max_draft or (bool(draft) and not draft[-1].entropy <= self.threshold)
+
+
+class Margin(msgspec.Struct, frozen=True):
+    """Draft until the drafter's two best tokens are nearly equal.
+
+    Attributes:
+        threshold: least difference of the two largest probabilities, from 0 (never too close) to 1.
+        max_draft: tokens per round at most, at least 1.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    threshold: float
+    max_draft: int = DEFAULT_MAX_DRAFT
+
+    def __post_init__(self) -> None:
+        _check_share("A margin threshold", self.threshold)
+        _check_length("The longest draft", self.max_draft)
+
+    def enough(self, draft: Sequence[Proposal]) -> bool:
+        """True once the newest token's margin is below the threshold, or `max_draft` tokens are drafted."""
+        return len(draft) >= self.max_draft or (bool(draft) and not draft[-1].margin >= self.threshold)
+
+
+_WITH_THRESHOLD: dict[str, type[Confidence | Entropy | Margin]] = {
+    "confidence": Confidence,
+    "entropy": Entropy,
+    "margin": Margin,
+}
 
 
 def parse_policy(text: str) -> Policy:
-    """Read a policy from the command line: `fixed:4`, `confidence:0.6` or `confidence:0.6:12`.
+    """Read a policy from the command line: `fixed:4`, `confidence:0.6`, `entropy:2.0` or `margin:0.2`.
 
-    The third part of a confidence policy is its longest draft.
+    All but the first may have a third part, the longest draft: `confidence:0.6:12`.
 
     Raises:
         ValueError: the text is none of these; the message quotes it and shows what is possible.
     """
     kind, *values = text.strip().split(":")
-    match kind, values:
-        case "fixed", [length]:
+    match values:
+        case [length] if kind == "fixed":
             return FixedLength(_whole(length, text))
-        case "confidence", [threshold]:
-            return Confidence(_real(threshold, text))
-        case "confidence", [threshold, longest]:
-            return Confidence(_real(threshold, text), _whole(longest, text))
+        case [threshold] if kind in _WITH_THRESHOLD:
+            return _WITH_THRESHOLD[kind](_real(threshold, text))
+        case [threshold, longest] if kind in _WITH_THRESHOLD:
+            return _WITH_THRESHOLD[kind](_real(threshold, text), _whole(longest, text))
         case _:
-            raise ValueError(
-                f"The draft policy {text!r} is not known; write fixed:LENGTH (fixed:4), confidence:THRESHOLD "
-                "(confidence:0.6) or confidence:THRESHOLD:LONGEST (confidence:0.6:12)."
-            )
+            raise ValueError(f"The draft policy {text!r} is not known; write {_FORMS}.")
+
+
+def _check_share(what: str, threshold: float) -> None:
+    if not 0 <= threshold <= 1:  # also refuses NaN
+        raise ValueError(f"{what} lies between 0 and 1, but {threshold} was given.")
 
 
 def _check_length(what: str, length: int) -> None:
@@ -130,5 +190,5 @@ def _real(value: str, policy: str) -> float:
         return float(value)
     except ValueError:
         raise ValueError(
-            f"In the draft policy {policy!r}, {value!r} should be a number from 0 to 1, as in confidence:0.6."
+            f"In the draft policy {policy!r}, {value!r} should be a number, as in confidence:0.6."
         ) from None

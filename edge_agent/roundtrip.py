@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 GAIN = 1 / 8
 VARIANCE_GAIN = 1 / 4
 DEVIATIONS = 4
@@ -13,14 +18,23 @@ class RoundTrip:
     Durations are in seconds. Karn's rule is the caller's: rounds that were sent again are not observed.
     """
 
-    def __init__(self, *, first: float = 2.0, least: float = 0.2, most: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        first: float = 2.0,
+        least: float = 0.2,
+        most: float = 30.0,
+        tell: Callable[[float], None] | None = None,
+    ) -> None:
         """Start without a sample.
 
         Args:
             first: the timeout before any round was observed.
             least: the shortest timeout.
             most: the longest timeout, back-off included.
+            tell: is told every sample too.
         """
+        self._tell = tell
         self._least = least
         self._most = most
         self._first = first
@@ -35,6 +49,8 @@ class RoundTrip:
 
     def observe(self, sample: float) -> None:
         """Take in the round-trip time of a round that was sent once, and end any back-off."""
+        if self._tell is not None:
+            self._tell(sample)
         if self._smoothed is None:
             self._smoothed = sample
             self._variance = sample / 2

@@ -20,11 +20,14 @@ from broker.mailbox import Down, Mailbox, Stop, Up
 from broker.message import Message, Will
 from broker.tls import Tls
 from edge_agent.conversation import Conversation
+from edge_agent.drafters.chain import DrafterChain
 from edge_agent.drafting import DraftingThread
 from edge_agent.events import Cancelled, ContextLost, Drafted, DrafterLost, Event, LinkDown, LinkUp, Placed, Unplaced
 from edge_agent.intake import AskError, new_request_id, spooled
+from edge_agent.metrics import AgentMetrics
 from edge_agent.placement import Placement
 from edge_agent.roundtrip import RoundTrip
+from edge_agent.session import Tally
 from edge_agent.spool import SpoolError
 from schemas import codec
 from schemas.digest import tokenizer_digest
@@ -120,7 +123,6 @@ class Agent:
         self._tokenizer = tokenizer
         self._digest = tokenizer_digest(tokenizer.canonical_json)
         self._drafter = drafter
-        self.drafter_context = drafter.context_length
         self.run_tokens = options.run
         self.policy = policy
         self.spool = spool
@@ -129,13 +131,20 @@ class Agent:
         self._items: Mailbox[_Word] = Mailbox()
         self._placement = Placement(self.device, self._digest, options.target)
         self._doubt_until: float | None = None
-        self.roundtrip = RoundTrip()
+        self.metrics = AgentMetrics(self)
+        self.roundtrip = RoundTrip(tell=self.metrics.round_seconds.observe)
+        self._ended = Tally()
         self._waiting: deque[Spooled] = deque()
         self._active: Conversation | None = None
         self.link_up = False
         self._misfit_since: float | None = None
         self._undelivered = False
-        self._drafting = DraftingThread(drafter, lambda session, event: self._items.put(_DraftAnswer(session, event)))
+        self._announced_drafter = drafter.name
+        self._drafting = DraftingThread(
+            drafter,
+            lambda session, event: self._items.put(_DraftAnswer(session, event)),
+            self.metrics.draft_token_seconds.observe,
+        )
         self._bridge = self._make_bridge()
 
     def _make_bridge(self) -> Bridge:
@@ -232,6 +241,7 @@ class Agent:
             case _DraftAnswer(session, event):
                 if self._active is not None and self._active.request.session == session:
                     self._tell(event)
+                self._check_drafter()
             case Up():
                 self._connected()
             case Down(reason):
@@ -255,7 +265,13 @@ class Agent:
             self.publish(self.topics.answer(self.device, event.request), final)
         self._tell(LinkUp())
 
+    def _check_drafter(self) -> None:
+        """Let everybody know when another drafter has taken over."""
+        if self._drafter.name != self._announced_drafter and self.link_up:
+            self._publish_state()
+
     def _publish_state(self) -> None:
+        self._announced_drafter = self._drafter.name
         self.publish(self.topics.device_state(self.device), codec.encode_json(self._state("online")), retain=True)
 
     def _check_timers(self) -> None:
@@ -319,6 +335,7 @@ class Agent:
         if active is not None and message.session == active.request.session:
             active.bytes_down += len(payload)
             self._tell(message)
+            self._compare_speeds()
         elif isinstance(message, Resync) and not self._knows(message.session):
             # The verifier holds a context of a session that has ended: clear it again.
             self.publish(self.topics.session(self.device, message.session), b"", retain=True)
@@ -326,6 +343,11 @@ class Agent:
             if message.session is None and message.code == "unsupported_version":
                 self._tell(message)  # it cannot read what this agent says, and never will
             _log.warning("the verifier refused (%s): %s", message.code, message.sentence)
+
+    def _compare_speeds(self) -> None:
+        """Tell a chain of drafters what a token costs without drafts, which is a round."""
+        if isinstance(self._drafter, DrafterChain) and self.roundtrip.smoothed is not None:
+            self._drafter.target_time(self.roundtrip.smoothed)
 
     def _knows(self, session: bytes) -> bool:
         if self._active is not None and self._active.request.session == session:
@@ -407,6 +429,7 @@ class Agent:
             if waiting.id == request:
                 self._waiting.remove(waiting)
                 Conversation(waiting, self).receive(Cancelled())
+                self.metrics.requests.labels("cancelled").inc()
                 self._undelivered = True
                 return
         _log.info("request %s cannot be cancelled: it is not known or has ended", request)
@@ -436,12 +459,36 @@ class Agent:
 
     def _retire(self) -> None:
         if self._active is not None and self._active.over:
+            self._ended += self._active.tally
+            self.metrics.requests.labels(self._active.outcome).inc()
             self._active = None
             self._placement.let_go()
             self._undelivered = True
             self._begin_next()
 
+    # What is counted ----------------------------------------------------------------------------------------------
+
+    def tally(self) -> Tally:
+        """Return the counts of all sessions of this run."""
+        active = self._active
+        return self._ended + active.tally if active is not None else self._ended
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait or are under way."""
+        return len(self._waiting) + (self._active is not None)
+
+    @property
+    def dropped(self) -> int:
+        """Incoming messages dropped because the loop could not keep up."""
+        return self._items.dropped
+
     # What conversations need --------------------------------------------------------------------------------------
+
+    @property
+    def drafter_context(self) -> int:
+        """The longest sequence, in tokens, that the present drafter takes."""
+        return self._drafter.context_length
 
     def now(self) -> float:
         """Return the time in seconds, of a clock that never goes back."""

@@ -107,18 +107,33 @@ class Request(Struct, frozen=True):
 
 
 class Tally(Struct):
-    """Counts of one session; `drafted` and `accepted` are of rounds whose verdict committed something.
+    """Counts of one session, or of many added up.
 
-    `generated` counts the tokens of runs, which the verifier wrote by itself.
+    Attributes:
+        rounds: verdicts that committed something.
+        drafted: draft tokens that those judged.
+        accepted: of those, accepted.
+        committed: output tokens added to the log.
+        generated: of those, tokens of runs, which the verifier wrote by itself.
+        resends: bundles sent again.
+        resyncs: contexts published again because a verifier asked.
+        outages: times the session fell into an outage.
+        ignored: messages that were late, stale or repeated.
     """
 
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    committed: int = 0
     generated: int = 0
     resends: int = 0
     resyncs: int = 0
+    outages: int = 0
     ignored: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        """Return both added up, count by count."""
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 
 
 class _Flight(Struct, frozen=True):
@@ -224,6 +239,7 @@ class Session:
         effects: list[Effect] = handle(self, event, now)
         if self.state not in after:
             raise AssertionError(f"{type(event).__name__} led from {before.value} to {self.state.value}")
+        self.tally.outages += self.state is State.OUTAGE and before is not State.OUTAGE
         return effects
 
     # Placement and link -------------------------------------------------------------------------------------------
@@ -458,6 +474,7 @@ class Session:
     def _count(self, verdict: Verdict) -> None:
         sent = self._sent.pop(verdict.round, _Sent(0, 0))
         self.tally.rounds += 1
+        self.tally.committed += len(verdict.tokens) - (len(self.log) - verdict.base)
         self.tally.drafted += sent.drafted
         self.tally.accepted += min(verdict.accepted, sent.drafted)
         self.tally.generated += min(sent.run, max(0, len(verdict.tokens) - verdict.accepted - 1))

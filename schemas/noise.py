@@ -19,9 +19,11 @@ Integers: TypeAlias = npt.NDArray[np.integer]
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 _ROUNDS = 10
-_LOW = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_STEPS = tuple(np.arange(_ROUNDS, dtype=np.uint64) * np.uint64(step) for step in (0x9E3779B9, 0xBB67AE85))
+"""What is added to each key word before each round, of which the low halves count."""
+
 _PIECE = 8192
 """Tokens computed together: their few 64-bit words stay in the second-level cache."""
 
@@ -90,66 +92,48 @@ def _first_word(
     moves the key on by a constant. Words c1 and c3 are only ever low halves of products, so the products stand for
     them here, and their high halves are masked away after the exclusive or.
     """
-    low, half = np.uint64(_LOW), np.uint64(32)
-    m0, m1 = (np.uint64(multiplier) for multiplier in _MULTIPLIERS)
-    keys = _keys(seed)
+    m0, m1 = _MULTIPLIERS
+    k0, k1 = _keys(seed & _LOW, 0), _keys(seed >> _HALF, 1)
     # Round 1: c2 = c3 = 0, so its first two words are (position ^ k0, 0).
-    (k0, k1), (j0, j1) = keys[:2]
-    product = token & low
-    product *= m0
-    second = m0 * ((position & low) ^ k0)
+    spare = token & _LOW
+    spare *= m0
+    common = m0 * ((position & _LOW) ^ k0[0])
     # Round 2, whose first product is the same for all tokens of a position.
-    c1 = product >> half
-    c1 ^= k1
+    c1 = spare >> _HALF
+    c1 ^= k1[0]
     c1 *= m1
-    c0 = c1 >> half
-    c0 ^= j0
-    c2 = product & low
-    c2 ^= (second >> half) ^ j1
+    c0 = c1 >> _HALF
+    c0 ^= k0[1]
+    c2 = spare & _LOW
+    c2 ^= (common >> _HALF) ^ k1[1]
     c3 = np.empty_like(c0)
-    c3[...] = second
-    spare = product
-    for k0, k1 in keys[2:-2]:
+    c3[...] = common
+    for number in range(2, _ROUNDS - 2):
         c0 *= m0
         c2 *= m1
-        np.right_shift(c2, half, out=spare)
-        _mix(c1, spare, k0, low)
-        np.right_shift(c0, half, out=spare)
-        _mix(c3, spare, k1, low)
+        _mix(c1, np.right_shift(c2, _HALF, out=spare), k0[number])
+        _mix(c3, np.right_shift(c0, _HALF, out=spare), k1[number])
         c0, c1, c2, c3 = c1, c2, c3, c0
     # Round 9 without its first word, and round 10 for its first word alone.
-    (_, k1), (j0, _) = keys[-2:]
     c0 *= m0
     c2 *= m1
-    np.right_shift(c0, half, out=spare)
-    _mix(c3, spare, k1, low)
+    _mix(c3, np.right_shift(c0, _HALF, out=spare), k1[-2])
     c3 *= m1
-    np.right_shift(c3, half, out=spare)
-    return _mix(c2, spare, j0, low)
+    return _mix(c2, np.right_shift(c3, _HALF, out=spare), k0[-1])
 
 
 def _mix(
-    word: npt.NDArray[np.uint64],
-    high: npt.NDArray[np.uint64],
-    key: np.uint64 | npt.NDArray[np.uint64],
-    low: np.uint64,
+    word: npt.NDArray[np.uint64], high: npt.NDArray[np.uint64], key: np.uint64 | npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
     """Set `word` to the low half of word ^ high ^ key."""
     word ^= high
     word ^= key
-    word &= low
+    word &= _LOW
     return word
 
 
-def _keys(
-    seed: np.uint64 | npt.NDArray[np.uint64],
-) -> list[tuple[np.uint64 | npt.NDArray[np.uint64], np.uint64 | npt.NDArray[np.uint64]]]:
-    """Return both key words of each round."""
-    low, high = seed & np.uint64(_LOW), seed >> np.uint64(32)
-    return [
-        (
-            (low + np.uint64(_KEY_STEPS[0] * number & _LOW)) & np.uint64(_LOW),
-            (high + np.uint64(_KEY_STEPS[1] * number & _LOW)) & np.uint64(_LOW),
-        )
-        for number in range(_ROUNDS)
-    ]
+def _keys(first: np.uint64 | npt.NDArray[np.uint64], which: int) -> npt.NDArray[np.uint64]:
+    """Return one key word of each round, shape [rounds, ...]."""
+    steps = _KEY_STEPS[which]
+    keys: npt.NDArray[np.uint64] = (steps.reshape(-1, *(1,) * np.ndim(first)) + first) & _LOW
+    return keys

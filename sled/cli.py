@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 -- typer reads annotations when the command runs
 from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
@@ -71,13 +71,32 @@ TargetName = Annotated[
         "--target", help="Target model: a local folder, a hub id (org/name), or nothing for SmolLM2-135M-Instruct."
     ),
 ]
-DrafterFolder = Annotated[
-    Path | None,
-    typer.Option("--drafter", help="Folder of an ONNX drafter; by default the int8 export of the default target."),
+Drafters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drafter",
+        help="FOLDER or onnx:FOLDER, transformers:FOLDER, lookup, or lookup+FOLDER; by default the int8 export of the "
+        "target. Given again, the next one takes over when the one before fails or is too slow.",
+    ),
 ]
 PolicyText = Annotated[
-    str, typer.Option("--policy", help="When to stop drafting: fixed:LENGTH or confidence:THRESHOLD[:LONGEST].")
+    str,
+    typer.Option(
+        "--policy",
+        help="When to stop drafting: fixed:LENGTH, confidence:THRESHOLD[:LONGEST], entropy:NATS[:LONGEST] or "
+        "margin:THRESHOLD[:LONGEST].",
+    ),
 ]
+MetricsPlace = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics there; by default nowhere."),
+]
+Temperature = Annotated[float, typer.Option(min=0, max=100, help="0 chooses greedily; above it, tokens are sampled.")]
+TopK = Annotated[int, typer.Option("--top-k", min=0, help="Sample from the K most likely tokens; 0 from all.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", min=0, max=1, help="Sample from the most likely tokens that reach this probability.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text; by default a random one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of the output.")]
 
 
@@ -174,20 +193,25 @@ def run_verifier(
     ] = 1.0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one for each core.")] = None,
     capacity: Annotated[int, typer.Option(min=1, help="Sessions served at once.")] = 256,
-    step_tokens: Annotated[int, typer.Option("--step-tokens", min=1, help="Tokens computed per step at most.")] = 512,
+    batching: Annotated[
+        str,
+        typer.Option(help="What makes a step: continuous[:TOKENS], static:BATCH[:WAIT_MS] or dynamic:SIZE[:WAIT_MS]."),
+    ] = "continuous",
+    metrics: MetricsPlace = None,
 ) -> None:
     """Verify the drafts of many devices with one target model."""
     from schemas.topics import Topics, check_name
 
     check_name(name, "verifier id")
     Topics(root)
+    _batching(batching)
     from sled.run import VerifierSettings
     from sled.run import run_verifier as run
 
     run(
         VerifierSettings(
             name, _address(broker), root, _pull(target), dtype.value, device,
-            round(kv_budget * 2**30), threads, capacity, step_tokens,
+            round(kv_budget * 2**30), threads, capacity, batching, metrics,
         )
     )  # fmt: skip
 
@@ -197,7 +221,11 @@ def run_agent(
     device: Annotated[str, typer.Argument(help="Id of this device.")],
     broker: Broker = "127.0.0.1:1883",
     root: Root = "sled/v1",
-    drafter: DrafterFolder = None,
+    drafter: Drafters = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the target's tokenizer; by default the drafter's, or the default target's."),
+    ] = None,
     policy: PolicyText = "fixed:4",
     target: Annotated[
         str, typer.Option("--target", help="Name of the only target to use; by default any with the same tokenizer.")
@@ -212,6 +240,16 @@ def run_agent(
     max_queue: Annotated[
         int, typer.Option("--max-queue", min=1, help="Requests that may wait; more are refused.")
     ] = 16,
+    run_tokens: Annotated[
+        int,
+        typer.Option(
+            "--run",
+            min=0,
+            max=1024,
+            help="Tokens the verifier writes by itself in a round for which there is no draft; 0 for one at a time.",
+        ),
+    ] = 8,
+    metrics: MetricsPlace = None,
 ) -> None:
     """Draft on this device, have the drafts verified, and answer apps."""
     from schemas.topics import Topics, check_name
@@ -219,6 +257,7 @@ def run_agent(
     check_name(device)
     Topics(root)
     _policy(policy)
+    drafters = _drafters(drafter)
     from sled.run import AgentSettings
     from sled.run import run_agent as run
 
@@ -227,13 +266,16 @@ def run_agent(
             device,
             _address(broker),
             root,
-            drafter or _export(_pull(None)),
+            drafters or (str(_export(_pull(None))),),
+            tokenizer or _tokenizer(drafters) or _pull(None),
             policy,
             target,
             threads,
             spool or platformdirs.user_state_path("sled") / f"{device}.db",
             max_tokens,
             max_queue,
+            run_tokens,
+            metrics,
         )
     )
 
@@ -249,6 +291,10 @@ def ask(
     root: Root = "sled/v1",
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Length of the answer at most.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be given again.")] = None,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for each next piece.")] = 120,
     *,
     as_json: Json = False,
@@ -260,10 +306,17 @@ def ask(
     from sled.client import Client
 
     text = sys.stdin.read() if prompt == "-" else prompt
+    request = Ask(
+        prompt=text,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
     with Client(_address(broker), root=root) as client:
-        for event in client.ask(
-            device, Ask(prompt=text, max_tokens=max_tokens, stop=tuple(stop or ())), timeout=timeout
-        ):
+        for event in client.ask(device, request, timeout=timeout):
             if as_json:
                 typer.echo(msgspec.json.encode(event).decode())
             elif isinstance(event, TokenEvent):
@@ -281,7 +334,17 @@ def demo(
     prompts: Annotated[list[str], typer.Argument(help="One or more questions.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Length of each answer at most.")] = 64,
     target: TargetName = None,
-    drafter: DrafterFolder = None,
+    devices: Annotated[
+        int, typer.Option(min=1, max=64, help="How many devices; each answers every prompt, side by side.")
+    ] = 1,
+    drafter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drafter",
+            help="As for `sled agent`; given again, the devices take turns. By default the int8 export of the target, "
+            "the same behind a prompt lookup, and a prompt lookup alone.",
+        ),
+    ] = None,
     dtype: Annotated[DType, typer.Option(help="What the target computes in; only float32 is exact.")] = DType.FLOAT32,
     policy: PolicyText = "fixed:4",
     broker: Annotated[BrokerEngine, typer.Option("--broker", help="Which broker to run.")] = BrokerEngine.AUTO,
@@ -292,19 +355,26 @@ def demo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a broker, a verifier and an agent on this machine, and watch them answer."""
+    """Run a broker, a verifier and devices on this machine, and watch them answer."""
+    from schemas.messages import Ask
     from sled.demo import DemoOptions, run_demo
-    from sled.report import table
+    from sled.fleet import Device
+    from sled.report import device_table, system_table, table
 
     _policy(policy)
+    drafters = _drafters(drafter)
     folder = _pull(target)
+    if not drafters:
+        own = str(_export(folder))
+        drafters = (own, f"lookup+{own}", "lookup")
+    names = ["device"] if devices == 1 else [f"device-{number}" for number in range(1, devices + 1)]
+    chosen = tuple(Device(name, (drafters[i % len(drafters)],), policy) for i, name in enumerate(names))
     console = Console(stderr=as_json and not sys.stdout.isatty())
-    options = DemoOptions(
-        tuple(prompts), folder, drafter or _export(folder), max_tokens, dtype.value, policy, broker.value, check, logs
-    )
-    report = run_demo(options, console)
+    ask = Ask(max_tokens=max_tokens)
+    report = run_demo(DemoOptions(tuple(prompts), folder, chosen, ask, dtype.value, broker.value, check, logs), console)
     console.print()
-    console.print(table(report))
+    for shown in [table(report)] if devices == 1 else [device_table(report), system_table(report)]:
+        console.print(shown)
     if as_json:
         typer.echo(report.to_json())
     if report.identical is False:
@@ -340,6 +410,30 @@ def bench_draft_token(context: typer.Context) -> None:
     raise typer.Exit(run(context.args) or 0)
 
 
+@bench.command("lossless", context_settings=_PASS_ON)
+def bench_lossless(context: typer.Context) -> None:
+    """Check that devices write exactly what the target alone writes (--help for options)."""
+    from benchmarks.lossless import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
+@bench.command("choose", context_settings=_PASS_ON)
+def bench_choose(context: typer.Context) -> None:
+    """Time choosing tokens, greedy and sampled, beside the step they come from (--help for options)."""
+    from benchmarks.choose import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
+@bench.command("batching", context_settings=_PASS_ON)
+def bench_batching(context: typer.Context) -> None:
+    """Compare the batch policies with many devices (--help for options)."""
+    from benchmarks.batching import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
 # Plumbing ---------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +454,35 @@ def _policy(text: str) -> None:
         parse_policy(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--policy") from error
+
+
+def _drafters(texts: list[str] | None) -> tuple[str, ...]:
+    """See that each names a drafter, for the same reason."""
+    from edge_agent.drafters.spec import parse_drafter
+
+    try:
+        return tuple(str(parse_drafter(text)) for text in texts or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--drafter") from error
+
+
+def _tokenizer(drafters: tuple[str, ...]) -> Path | None:
+    """Return the tokenizer folder of the first drafter that has one."""
+    from edge_agent.drafters.spec import parse_drafter, tokenizer_folder
+
+    folders = (parse_drafter(text).folder for text in drafters)
+    found = (tokenizer_folder(folder) for folder in folders if folder is not None)
+    return next((folder for folder in found if folder is not None), None)
+
+
+def _batching(text: str) -> None:
+    """See that `text` names a batch policy, for the same reason."""
+    from verifier.batching import parse_batching
+
+    try:
+        parse_batching(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--batching") from error
 
 
 def _tell(as_object: dict[str, str], as_text: str, *, as_json: bool) -> None:

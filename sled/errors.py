@@ -21,7 +21,9 @@ _EXPECTED: Final = (
     "schemas.errors:WireError",
     "sled.client:NoAnswerError",
     "sled.demo:DemoError",
+    "sled.fleet:FleetError",
     "sled.processes:ProcessEndedError",
+    "sled.run:MetricsError",
     "verifier.engine.errors:EngineError",
 )
 
@@ -45,6 +47,7 @@ def missing_extra(error: ImportError) -> str | None:
         "torch": "verifier",
         "accelerate": "verifier",
         "numpy": "edge or verifier",
+        "prometheus_client": "edge or verifier",
         "amqtt": "broker",
         "gguf": "models",
         "onnxruntime_genai": "models",

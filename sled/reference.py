@@ -1,4 +1,4 @@
-"""The target alone: what a text must be, by the library's own plain `generate`."""
+"""The target alone: what a text must be, by the library's own plain code, with nothing of SLED between."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
+
     from edge_agent.tokenizer import ChatTokenizer
 
 
 class Reference:
-    """Runs a target unbatched and greedily, with nothing of SLED between."""
+    """Runs a target unbatched.
+
+    Args:
+        folder: the target's Hugging Face folder.
+        dtype: `float32`, `bfloat16`, or `auto` for the checkpoint's own.
+    """
 
     def __init__(self, folder: Path, dtype: str) -> None:
         import torch  # noqa: PLC0415 -- slow, and not on a device
@@ -28,6 +36,12 @@ class Reference:
         )
         self._model.eval()
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The ids with which the target ends a text, by its generation_config."""
+        end = self._model.generation_config.eos_token_id
+        return frozenset(end) if isinstance(end, list) else frozenset(() if end is None else (int(end),))
+
     def write(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> tuple[tuple[int, ...], str]:
         """Return the target's greedy answer as token ids and as text, special tokens left out."""
         import torch  # noqa: PLC0415
@@ -40,3 +54,13 @@ class Reference:
             )
         tokens = [int(token) for token in out[0, len(prompt) :]]
         return tuple(tokens), self.tokenizer.decode(tokens)
+
+    def logits(self, prompt: Sequence[int], output: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the logits [T, V] from which each of the T tokens of `output` was to be chosen, by teacher forcing."""
+        import torch  # noqa: PLC0415
+
+        ids = torch.tensor([[*prompt, *output]])
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        array: npt.NDArray[np.float32] = logits.float().numpy()
+        return array

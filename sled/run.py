@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from importlib.metadata import version
@@ -14,9 +15,17 @@ from broker.address import BrokerAddress
 from broker.errors import BrokerStartError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import CollectorRegistry
+
     from broker.run import Engine as BrokerEngine
 
 _log = logging.getLogger("sled")
+
+
+class MetricsError(Exception):
+    """The metrics cannot be served; the message says why."""
 
 
 class Stoppable(Protocol):
@@ -75,13 +84,15 @@ class VerifierSettings(Struct, frozen=True):
     kv_budget: int
     threads: int | None
     capacity: int
-    step_tokens: int
+    batching: str
+    metrics: str | None
 
 
 def run_verifier(settings: VerifierSettings) -> None:
     """Load the target and verify until signalled."""
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 -- a device has no torch
 
+    from verifier.batching import parse_batching  # noqa: PLC0415
     from verifier.engine.load import load_engine  # noqa: PLC0415
     from verifier.numerics import numerics_fingerprint  # noqa: PLC0415
     from verifier.service import Verifier, VerifierOptions  # noqa: PLC0415
@@ -105,11 +116,13 @@ def run_verifier(settings: VerifierSettings) -> None:
         settings.root,
         settings.target.name,
         settings.capacity,
-        settings.step_tokens,
+        parse_batching(settings.batching),
         release=release(),
     )
     _log.info("target %s is loaded", settings.target.name)
-    run_until_signalled(Verifier(options, engine))
+    verifier = Verifier(options, engine)
+    with _served(settings.metrics, verifier.metrics.registry):
+        run_until_signalled(verifier)
 
 
 class AgentSettings(Struct, frozen=True):
@@ -118,27 +131,36 @@ class AgentSettings(Struct, frozen=True):
     device: str
     address: BrokerAddress
     root: str
-    drafter: Path
+    drafters: tuple[str, ...]
+    tokenizer: Path
     policy: str
     target: str
     threads: int
     spool: Path
     max_tokens: int
     max_queue: int
+    run: int
+    metrics: str | None
 
 
 def run_agent(settings: AgentSettings) -> None:
     """Load the drafter and answer until signalled."""
-    from edge_agent.drafters.onnx import OnnxDrafter  # noqa: PLC0415 -- a server has no onnxruntime
+    from edge_agent.drafters.spec import open_drafter, parse_drafter  # noqa: PLC0415 -- a server has no onnxruntime
     from edge_agent.policy import parse_policy  # noqa: PLC0415
     from edge_agent.service import Agent, AgentOptions  # noqa: PLC0415
     from edge_agent.spool import Spool  # noqa: PLC0415
     from edge_agent.tokenizer import ChatTokenizer  # noqa: PLC0415
 
     policy = parse_policy(settings.policy)
-    _log.info("loading the drafter from %s", settings.drafter)
-    tokenizer = ChatTokenizer.load(settings.drafter)
-    drafter = OnnxDrafter(settings.drafter, threads=settings.threads, vocab_limit=tokenizer.vocab_size)
+    specs = [parse_drafter(text) for text in settings.drafters]
+    _log.info("loading the drafter: %s", ", else ".join(str(spec) for spec in specs))
+    tokenizer = ChatTokenizer.load(settings.tokenizer)
+    drafter = open_drafter(
+        specs,
+        threads=settings.threads,
+        vocab_limit=tokenizer.vocab_size,
+        tokenizer=tokenizer.canonical_json,
+    )
     options = AgentOptions(
         settings.device,
         settings.address,
@@ -146,8 +168,39 @@ def run_agent(settings: AgentSettings) -> None:
         settings.target,
         settings.max_tokens,
         settings.max_queue,
+        settings.run,
         release=release(),
     )
     spool = Spool(settings.spool)
     _log.info("drafter %s is loaded", drafter.name)
-    run_until_signalled(Agent(options, drafter, tokenizer, policy, spool))
+    agent = Agent(options, drafter, tokenizer, policy, spool)
+    with _served(settings.metrics, agent.metrics.registry):
+        run_until_signalled(agent)
+
+
+@contextlib.contextmanager
+def _served(where: str | None, registry: CollectorRegistry) -> Iterator[None]:
+    """Serve a role's metrics at HOST:PORT while it runs; None serves nothing.
+
+    Raises:
+        MetricsError: the place is not free, or is no place.
+    """
+    from prometheus_client import start_http_server  # noqa: PLC0415
+
+    if where is None:
+        yield
+        return
+    host, _, port = where.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
+    except (OSError, ValueError, OverflowError) as error:
+        raise MetricsError(
+            f"metrics cannot be served at {where!r} ({error}): give --metrics a free HOST:PORT, as in 127.0.0.1:9464"
+        ) from error
+    _log.info("metrics are at http://%s/metrics", where)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

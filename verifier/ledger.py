@@ -29,7 +29,7 @@ from schemas.messages import (
     SessionContext,
     Verdict,
 )
-from verifier.acceptance import ending, judge
+from verifier.acceptance import Judgement, ending, judge
 from verifier.admission import Declined, Target, out_of_vocabulary, unservable
 from verifier.recent import Recent
 
@@ -113,6 +113,24 @@ class Release(Struct, frozen=True):
 Effect = Reply | Release
 
 
+class Tally(Struct):
+    """What the target has done since the start.
+
+    Attributes:
+        rounds: bundles the target was run for.
+        drafted: draft tokens judged.
+        accepted: of those, accepted.
+        committed: tokens added to logs.
+        generated: of those, tokens of runs.
+    """
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    committed: int = 0
+    generated: int = 0
+
+
 class _Bundle(Struct, frozen=True):
     bundle: DraftBundle
     received: float
@@ -137,6 +155,7 @@ class _Entry(Struct):
     running: _Bundle | None = None
     running_work: Work | None = None
     run_left: int = 0
+    in_run: bool = False
     prefill: bool = True
     failures: int = 0
 
@@ -171,9 +190,20 @@ class Ledger:
         self._tombstones: Recent[Key, Epoch] = Recent(memory)
         self._parked: Recent[Key, _Parked] = Recent(min(memory, MEMORY_OF_PARKED))
         self._asked: Recent[Key, _Asked] = Recent(memory)
+        self.tally = Tally()
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def live(self) -> int:
+        """How many sessions have not ended."""
+        return sum(entry.finish is None for entry in self._entries.values())
+
+    @property
+    def queued(self) -> int:
+        """How many bundles wait for the engine."""
+        return sum(entry.waiting is not None for entry in self._entries.copy().values())
 
     # Contexts -----------------------------------------------------------------------------------------------------
 
@@ -430,12 +460,14 @@ class Ledger:
         draft = work.sequence[len(work.sequence) - work.choose + 1 :]
         entry.failures = 0
         judgement = judge(draft, chosen, end_tokens=entry.end_tokens, room=room)
+        self._count(entry, len(draft), judgement)
         entry.log.extend(judgement.tokens)
         entry.finish = judgement.finish
         if entry.run_left and entry.finish is None and entry.waiting is None:
             entry.run_left -= 1
+            entry.in_run = True
             return []
-        entry.running, entry.run_left = None, 0
+        entry.running, entry.run_left, entry.in_run = None, 0, False
         queue_time = max(0.0, now - running.received - step_time)
         effects: list[Effect] = [
             self._verdict(work.key, entry, bundle, queue_time=queue_time, step_time=step_time, hint=hint)
@@ -445,13 +477,21 @@ class Ledger:
             effects += self._check(work.key, entry, waiting, now)
         return effects
 
+    def _count(self, entry: _Entry, drafted: int, judgement: Judgement) -> None:
+        tally, in_run = self.tally, entry.in_run
+        tally.rounds += not in_run
+        tally.drafted += drafted
+        tally.accepted += judgement.accepted
+        tally.committed += len(judgement.tokens)
+        tally.generated += len(judgement.tokens) if in_run else 0
+
     def fail(self, work: Work, sentence: str) -> list[Effect]:
         """The engine could not do this work; the device is told and may try again, a few times."""
         entry = self._entries.get(work.key)
         if entry is None or entry.running_work is not work:
             return []
         running, entry.running, entry.running_work = entry.running, None, None
-        entry.run_left = 0
+        entry.run_left, entry.in_run = 0, False
         if running is None:
             return []
         entry.failures += 1

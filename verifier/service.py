@@ -21,13 +21,24 @@ from broker.message import Message, Will
 from broker.tls import Tls
 from schemas import codec
 from schemas.errors import WireError
-from schemas.messages import VERSION, DraftBundle, Refusal, RefusalCode, SessionContext, VerifierState
+from schemas.messages import (
+    VERSION,
+    DraftBundle,
+    Refusal,
+    RefusalCode,
+    Resync,
+    SessionContext,
+    Verdict,
+    VerifierState,
+)
 from schemas.topics import Family, Topic, Topics, check_name
 from verifier.admission import Target
 from verifier.engine.segment import Segment
 from verifier.ledger import Effect, Key, Ledger, Release, Reply, Work
-from verifier.scheduler import Candidate, plan
+from verifier.metrics import VerifierMetrics
+from verifier.scheduler import Batching, Candidate, Continuous, Moment, Share
 from verifier.stepping import SteppingThread, StepResult
+from verifier.steptime import StepTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +55,9 @@ SMOOTHING: Final = 0.2
 """Weight of the newest round in the announced round time."""
 
 
+PADDING: Final = (0,)
+"""A token that every vocabulary has, to fill a draft up; what the target chooses behind it is thrown away."""
+
 _REFUSAL_CODES = frozenset(get_args(RefusalCode))
 
 
@@ -58,7 +72,7 @@ class VerifierOptions(Struct, frozen=True):
         tokenizer: digest of its tokenizer.
         numerics: fingerprint of weights, dtype, device kind and engine version.
         capacity: sessions served at once.
-        step_tokens: tokens fed per step at most.
+        batching: what makes a step.
         release: version of the software, for people.
     """
 
@@ -69,7 +83,7 @@ class VerifierOptions(Struct, frozen=True):
     root: str = "sled/v1"
     target: str = ""
     capacity: int = 256
-    step_tokens: int = 512
+    batching: Batching = Continuous()
     tls: Tls | None = None
     release: str = ""
 
@@ -78,6 +92,22 @@ class _Stepped(Struct, frozen=True):
     """The engine has finished a step, or has shown that it is alive (None)."""
 
     result: StepResult | None
+
+
+class _Part(Struct, frozen=True):
+    """One session's part in the step under way.
+
+    Attributes:
+        work: what it is for.
+        whole: whether the step does all that was left of it.
+        fed: tokens the engine is fed for it, padding included.
+        segment: as the engine was given it.
+    """
+
+    work: Work
+    whole: bool
+    fed: int
+    segment: Segment
 
 
 _Word = Up | Down | _Stepped | Stop
@@ -103,11 +133,14 @@ class Verifier:
         target = Target(options.tokenizer, engine.vocab_size, engine.context_length, engine.end_tokens)
         self._ledger = Ledger(self._verifier, target, capacity=options.capacity)
         self._items: Mailbox[_Word] = Mailbox()
+        self.metrics = VerifierMetrics(self._ledger, engine, lambda: self._items.dropped)
         self._stepping = SteppingThread(engine, lambda result: self._items.put(_Stepped(result)))
         self._boot = secrets.token_hex(8)
         self._link_up = False
         self._started: dict[Key, Work] = {}
-        self._batch: list[tuple[Work, bool]] | None = None
+        self._batch: list[_Part] | None = None
+        self._step_time = StepTime()
+        self._wake_at: float | None = None
         self._alive_asked = False
         self._heartbeat = 0
         self._round_time = 0.0
@@ -182,6 +215,8 @@ class Verifier:
     def _take_all(self) -> list[_Item]:
         now = self._clock()
         due = [self._announce_at if self._link_up else now + 1.0, self._ledger.next_tick() or now + 1.0]
+        if self._wake_at is not None and self._batch is None:
+            due.append(self._wake_at)
         items: list[_Item] = []
         item = self._items.get(min(due) - now)
         while item is not None:
@@ -244,6 +279,7 @@ class Verifier:
     def _refuse(self, device: str, error: WireError, session: bytes | None) -> None:
         code: RefusalCode = error.code if error.code in _REFUSAL_CODES else "malformed"  # type: ignore[assignment]
         refusal = Refusal(VERSION, "refusal", code, str(error)[:1000], session)
+        self.metrics.refusals.labels(code).inc()
         self._publish(self._topics.verdict(device), codec.encode(refusal))
 
     def _own_state(self, payload: bytes) -> None:
@@ -255,12 +291,22 @@ class Verifier:
         for effect in effects:
             match effect:
                 case Reply(device, message):
-                    if isinstance(message, Refusal):
-                        _log.warning("refused device %s (%s): %s", device, message.code, message.sentence)
+                    self._count(device, message)
                     self._publish(self._topics.verdict(device), codec.encode(message))
                 case Release(key):
                     self._started.pop(key, None)
                     self._released.append(key)
+
+    def _count(self, device: str, message: Verdict | Resync | Refusal) -> None:
+        match message:
+            case Verdict():
+                if message.step_time:
+                    self.metrics.queue_seconds.observe(message.queue_time / 1e6)
+            case Resync():
+                self.metrics.resyncs.labels(message.reason).inc()
+            case Refusal():
+                self.metrics.refusals.labels(message.code).inc()
+                _log.warning("refused device %s (%s): %s", device, message.code, message.sentence)
 
     def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         try:
@@ -275,44 +321,57 @@ class Verifier:
         for key in self._released:
             self._engine.release(key.to_bytes())
         self._released.clear()
-        works = self._started | {work.key: work for work in self._ledger.ready()}
-        waiting = [(work, self._candidate(work)) for work in works.values()]
-        batch: list[tuple[Work, bool]] = []
-        segments: list[Segment] = []
-        for share in plan(
-            [candidate for _, candidate in waiting], self._options.step_tokens, self._engine.budget_tokens
-        ):
-            work, candidate = waiting[share.index]
-            if self._started.get(work.key) is not work:
-                self._ledger.start(work)
-                self._started[work.key] = work
-            left = candidate.missing - share.feed
-            batch.append((work, left == 0))
-            tokens = work.sequence[: len(work.sequence) - left]
-            choose = 0 if left else work.choose
-            segments.append(Segment(work.key.to_bytes(), tokens, choose, work.sampling, work.position))
-        if batch:
+        works = list((self._started | {work.key: work for work in self._ledger.ready()}).values())
+        candidates = [self._candidate(work) for work in works]
+        moment = Moment(self._clock(), self._ledger.live, self._engine.budget_tokens, self._step_time.speed)
+        plan = self._options.batching.plan(candidates, moment)
+        self._wake_at = plan.wake_at
+        if plan.shares:
+            batch = [self._part(works[share.index], candidates[share.index], share) for share in plan.shares]
             self._batch = batch
-            self._stepping.step(segments)
+            self.metrics.step_sessions.observe(len(batch))
+            self.metrics.step_tokens.observe(sum(part.fed for part in batch))
+            self._stepping.step([part.segment for part in batch])
+
+    def _part(self, work: Work, candidate: Candidate, share: Share) -> _Part:
+        if self._started.get(work.key) is not work:
+            self._ledger.start(work)
+            self._started[work.key] = work
+        left = candidate.missing - share.feed
+        tokens = work.sequence[: len(work.sequence) - left] + PADDING * share.pad
+        choose = 0 if left else work.choose + share.pad
+        segment = Segment(work.key.to_bytes(), tokens, choose, work.sampling, work.position)
+        return _Part(work, left == 0, share.feed + share.pad, segment)
 
     def _candidate(self, work: Work) -> Candidate:
-        engine = self._engine
-        missing = engine.missing(work.key.to_bytes(), work.sequence, work.choose)
-        blocks = -(-len(work.sequence) // engine.block_tokens)
-        return Candidate(missing, work.choose, work.deadline, blocks * engine.block_tokens)
+        engine, length = self._engine, len(work.sequence)
+        blocks = -(-length // engine.block_tokens)
+        reserved = blocks * engine.block_tokens
+        return Candidate(
+            missing=engine.missing(work.key.to_bytes(), work.sequence, work.choose),
+            choose=work.choose,
+            deadline=work.deadline,
+            length=reserved,
+            since=work.received,
+            context=length,
+            spare=max(0, min(reserved, engine.context_length) - length),
+        )
 
     def _stepped(self, result: StepResult) -> None:
         """Turn the target's choices into verdicts."""
         batch, self._batch = self._batch or [], None
         now = self._clock()
-        for (work, whole), chosen in zip(batch, result.chosen, strict=True):
-            failed = isinstance(chosen, str)
-            if (whole or failed) and self._started.get(work.key) is work:
+        self.metrics.step_seconds.observe(result.seconds)
+        context = sum(len(part.segment.tokens) for part in batch)
+        self._step_time.observe(sum(part.fed for part in batch), context, result.seconds)
+        for part, chosen in zip(batch, result.chosen, strict=True):
+            work, failed = part.work, isinstance(chosen, str)
+            if (part.whole or failed) and self._started.get(work.key) is work:
                 del self._started[work.key]
             if isinstance(chosen, str):
                 self._carry_out(self._ledger.fail(work, chosen))
-            elif whole:
-                self._carry_out(self._ledger.complete(work, chosen, now, result.seconds))
+            elif part.whole:
+                self._carry_out(self._ledger.complete(work, chosen[: work.choose], now, result.seconds))
                 if work.choose:
                     self._round_time += SMOOTHING * (now - work.received - self._round_time)
 

@@ -6,20 +6,30 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from schemas.messages import GREEDY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from schemas.messages import Sampling
 
 
 class Proposal(msgspec.Struct, frozen=True):
     """One drafted token and how sure the drafter was of it.
 
+    All measures are of the drafter's distribution before temperature, top-k and top-p.
+
     Attributes:
         token: token id.
         confidence: the drafter's probability of `token`, 0 to 1.
+        entropy: of the distribution, in nats; 0 is certainty.
+        margin: difference of its two largest probabilities, 0 to 1.
     """
 
     token: int
     confidence: float
+    entropy: float = 0.0
+    margin: float = 1.0
 
 
 class Drafter(Protocol):
@@ -44,14 +54,28 @@ class Drafter(Protocol):
         """The longest sequence, in tokens, that `propose` takes."""
         ...
 
-    def propose(self, tokens: Sequence[int]) -> Proposal:
-        """Return the drafter's greedy next token after `tokens` (not empty).
+    def propose(self, tokens: Sequence[int], sampling: Sampling = GREEDY, position: int = 0) -> Proposal | None:
+        """Return the drafter's next token after `tokens` (not empty).
+
+        Args:
+            tokens: prompt and output so far, confirmed or drafted.
+            sampling: how the target chooses. A drafter that computes logits chooses by the same rule with the same
+                noise (`schemas.choice`), and so often chooses the same token.
+            position: output position of the proposed token, from 0; part of the noise.
+
+        Returns:
+            The proposal, or None if there is nothing to propose after this very sequence; that is no fault.
 
         Raises:
-            DrafterError: the drafter cannot go on (broken file, NaN, sequence too long); the message says why.
+            SequenceError: this sequence cannot be continued (empty, too long, no token ids); others can.
+            DrafterError: the drafter cannot go on (broken file, NaN); the message says why.
         """
         ...
 
 
 class DrafterError(Exception):
     """A drafter cannot be loaded or cannot go on."""
+
+
+class SequenceError(DrafterError):
+    """A sequence that this drafter cannot continue; the drafter itself is well."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_agent.drafters.drafter import DrafterError, Proposal
+from edge_agent.drafters.drafter import DrafterError
+from edge_agent.drafters.logits import propose_from
 from edge_agent.drafters.onnx_cache import CopiedCache, SharedCache
 from edge_agent.drafters.onnx_graph import open_graph
+from edge_agent.drafters.sequence import check_sequence, common_prefix
+from schemas.messages import GREEDY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from edge_agent.drafters.drafter import Proposal
     from edge_agent.drafters.onnx_cache import Cache, Logits
     from edge_agent.drafters.onnx_graph import Graph
+    from schemas.messages import Sampling
 
 _CHUNK = 256
 """Tokens of a prompt computed in one run: bounds the memory of its logits and its attention."""
@@ -69,55 +73,26 @@ class OnnxDrafter:
         """Whether the cache is extended in place."""
         return self._shared
 
-    def propose(self, tokens: Sequence[int]) -> Proposal:
-        """Return the greedy next token (lowest id on ties) after `tokens`, and its softmax probability.
+    def propose(self, tokens: Sequence[int], sampling: Sampling = GREEDY, position: int = 0) -> Proposal:
+        """Return the next token after `tokens`, chosen from the model's logits as the target chooses from its own.
 
         Whatever `tokens` has in common with the previous call is not computed again.
 
         Raises:
-            DrafterError: `tokens` is empty, too long or not of this vocabulary, or the model computed NaN.
+            SequenceError: `tokens` is empty, too long or holds a negative id.
+            DrafterError: `tokens` is not of this vocabulary, or the model computed NaN.
         """
         sequence = list(tokens)
-        self._check(sequence)
+        check_sequence(sequence, self._name, self.context_length)
         # At least the last token is run again, since only that yields logits.
-        known = min(_common_prefix(self._computed, sequence), len(sequence) - 1)
+        known = min(common_prefix(self._computed, sequence), len(sequence) - 1)
         self._cache.truncate(known)
         del self._computed[known:]
         for start in range(known, len(sequence), _CHUNK):
             chunk = sequence[start : start + _CHUNK]
             logits = self._cache.run(chunk)
             self._computed += chunk
-        return self._choose(logits)
-
-    def _check(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise DrafterError("There is nothing to continue: the sequence is empty. Give at least one token.")
-        if len(tokens) > self.context_length:
-            raise DrafterError(
-                f"The sequence has {len(tokens)} tokens, but the drafter {self._name} reads at most "
-                f"{self.context_length}; shorten the prompt, or use a drafter with a longer context."
-            )
-        if min(tokens) < 0:  # ONNX would take it as counted from the end of the vocabulary
-            raise DrafterError(f"The sequence holds the token id {min(tokens)}; token ids are not negative.")
-
-    def _choose(self, logits: Logits) -> Proposal:
-        usable = logits[: self._vocab_size]
-        token = int(usable.argmax())  # the first of the largest; the first NaN if there is one
-        best = float(usable[token])
-        if not math.isfinite(best):
-            raise DrafterError(
-                f"The drafter {self._graph.path} computed {best} instead of a number; its weights are damaged. "
-                "Copy its folder again, or export the model once more."
-            )
-        # softmax at its maximum: exp(best - best) over the sum of exp(logit - best)
-        return Proposal(token, 1.0 / float(np.exp(usable - best).sum()))
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    length = min(len(left), len(right))
-    if left[:length] == right[:length]:  # nearly always, and much faster than a loop
-        return length
-    return next(index for index in range(length) if left[index] != right[index])
+        return propose_from(logits[: self._vocab_size], sampling, position, self._graph.path)
 
 
 def _try_out(graph: Graph, *, share: bool) -> tuple[int, bool]:

@@ -13,16 +13,26 @@ from edge_agent.drafters.drafter import DrafterError, Proposal
 from edge_agent.drafting import DraftingThread
 from edge_agent.effects import Draft
 from edge_agent.events import Drafted, DrafterLost
+from schemas.messages import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PATIENCE = 10.0
 ONE, TWO = b"session1", b"session2"
+SAMPLED = Sampling(temperature=0.5, seed=9)
+
+
+def wish(branch: int, *sequence: int) -> Draft:
+    return Draft(branch, sequence, GREEDY, len(sequence))
+
+
+def drafted(branch: int, token: int) -> Drafted:
+    return Drafted(branch, Proposal(token, 0.5))
 
 
 class Scripted:
-    """Proposes the length of what it read, but only when it may; fails where a sequence says so."""
+    """Proposes the length of what it read, but only when it may; a sequence may say that it fails or finds nothing."""
 
     name = "scripted"
     vocab_size = 100
@@ -32,13 +42,17 @@ class Scripted:
         self.begun: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
         self.may = threading.Semaphore(0)
 
-    def propose(self, tokens: Sequence[int]) -> Proposal:
+    def propose(self, tokens: Sequence[int], sampling: Sampling = GREEDY, position: int = 0) -> Proposal | None:
         self.begun.put(tuple(tokens))
         assert self.may.acquire(timeout=PATIENCE)
         if tokens[-1] == 66:
             raise DrafterError("the file is broken: export it again")
         if tokens[-1] == 77:
             raise RuntimeError("nobody thought of this")
+        if tokens[-1] == 88:
+            return None
+        if sampling != GREEDY:
+            return Proposal(position, sampling.temperature)
         return Proposal(len(tokens), 0.5)
 
 
@@ -73,19 +87,31 @@ def bench() -> Iterator[Bench]:
     assert not running.alive()
 
 
-def test_draft_answers_with_session_branch_token_and_confidence(bench: Bench) -> None:
+def test_draft_answers_with_session_branch_and_proposal(bench: Bench) -> None:
     bench.drafter.may.release()
-    bench.thread.draft(ONE, Draft(7, (1, 2, 3)))
-    assert bench.answer() == (ONE, Drafted(7, 3, 0.5))
+    bench.thread.draft(ONE, wish(7, 1, 2, 3))
+    assert bench.answer() == (ONE, Drafted(7, Proposal(3, 0.5)))
+
+
+def test_draft_tells_the_drafter_how_the_target_chooses(bench: Bench) -> None:
+    bench.drafter.may.release()
+    bench.thread.draft(ONE, Draft(7, (1, 2, 3), SAMPLED, 42))
+    assert bench.answer() == (ONE, Drafted(7, Proposal(42, 0.5)))
+
+
+def test_draft_nothing_to_propose_is_an_answer(bench: Bench) -> None:
+    bench.drafter.may.release()
+    bench.thread.draft(ONE, wish(7, 88))
+    assert bench.answer() == (ONE, Drafted(7, None))
 
 
 def test_draft_replaces_the_wish_that_was_not_begun(bench: Bench) -> None:
-    bench.thread.draft(ONE, Draft(0, (1,)))
+    bench.thread.draft(ONE, wish(0, 1))
     assert bench.begun() == (1,)
-    bench.thread.draft(ONE, Draft(1, (1, 2)))
-    bench.thread.draft(TWO, Draft(2, (1, 2, 3)))
+    bench.thread.draft(ONE, wish(1, 1, 2))
+    bench.thread.draft(TWO, wish(2, 1, 2, 3))
     bench.drafter.may.release(2)
-    assert [bench.answer(), bench.answer()] == [(ONE, Drafted(0, 1, 0.5)), (TWO, Drafted(2, 3, 0.5))]
+    assert [bench.answer(), bench.answer()] == [(ONE, drafted(0, 1)), (TWO, drafted(2, 3))]
     assert bench.begun() == (1, 2, 3)
     assert bench.answers.empty()
 
@@ -94,7 +120,7 @@ def test_draft_drafter_error_is_answered_and_logged_as_a_sentence(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.drafter.may.release()
-    bench.thread.draft(ONE, Draft(0, (66,)))
+    bench.thread.draft(ONE, wish(0, 66))
     assert bench.answer() == (ONE, DrafterLost())
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -105,7 +131,7 @@ def test_draft_unforeseen_exception_is_answered_and_logged_with_its_trace(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.drafter.may.release()
-    bench.thread.draft(ONE, Draft(0, (77,)))
+    bench.thread.draft(ONE, wish(0, 77))
     assert bench.answer() == (ONE, DrafterLost())
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -116,10 +142,10 @@ def test_draft_unforeseen_exception_is_answered_and_logged_with_its_trace(
 def test_draft_after_a_failure_is_tried(bench: Bench, failing: int) -> None:
     """The next request may be shorter, or the trouble over."""
     bench.drafter.may.release(2)
-    bench.thread.draft(ONE, Draft(0, (failing,)))
+    bench.thread.draft(ONE, wish(0, failing))
     bench.answer()
-    bench.thread.draft(TWO, Draft(0, (1, 2)))
-    assert bench.answer() == (TWO, Drafted(0, 2, 0.5))
+    bench.thread.draft(TWO, wish(0, 1, 2))
+    assert bench.answer() == (TWO, drafted(0, 2))
 
 
 def test_stop_ends_an_idle_thread(bench: Bench) -> None:
@@ -128,12 +154,12 @@ def test_stop_ends_an_idle_thread(bench: Bench) -> None:
 
 
 def test_stop_ends_the_thread_after_the_token_it_is_at_and_drops_the_next_wish(bench: Bench) -> None:
-    bench.thread.draft(ONE, Draft(0, (1,)))
+    bench.thread.draft(ONE, wish(0, 1))
     bench.begun()
-    bench.thread.draft(ONE, Draft(1, (1, 2)))
+    bench.thread.draft(ONE, wish(1, 1, 2))
     bench.thread.stop(0)
     bench.drafter.may.release(2)
-    assert bench.answer() == (ONE, Drafted(0, 1, 0.5))
+    assert bench.answer() == (ONE, drafted(0, 1))
     bench.thread.stop(PATIENCE)
     assert bench.answers.empty()
     assert bench.drafter.begun.empty()
@@ -141,5 +167,5 @@ def test_stop_ends_the_thread_after_the_token_it_is_at_and_drops_the_next_wish(b
 
 def test_draft_after_stop_is_ignored(bench: Bench) -> None:
     bench.thread.stop(PATIENCE)
-    bench.thread.draft(ONE, Draft(0, (1,)))
+    bench.thread.draft(ONE, wish(0, 1))
     assert bench.answers.empty()

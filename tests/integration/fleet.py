@@ -6,15 +6,17 @@ import threading
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from broker.address import BrokerAddress
-from edge_agent.drafters.onnx import OnnxDrafter
+from edge_agent.drafters.spec import open_drafter, parse_drafter
 from edge_agent.policy import FixedLength
 from edge_agent.service import Agent, AgentOptions
 from edge_agent.spool import Spool
 from edge_agent.tokenizer import ChatTokenizer
+from schemas.choice import noisy
 from schemas.digest import tokenizer_digest
-from schemas.messages import AnswerEvent, Ask, DoneEvent, TokenEvent
+from schemas.messages import AnswerEvent, Ask, DoneEvent, Sampling, TokenEvent
 from sled.client import Client
 from verifier.engine.load import load_engine
+from verifier.scheduler import Continuous
 from verifier.service import Verifier, VerifierOptions
 
 if TYPE_CHECKING:
@@ -48,13 +50,27 @@ class Fleet:
     ) -> Verifier:
         engine = load_engine(self.target, dtype="float32", kv_budget_bytes=kv_budget, threads=1)
         digest = tokenizer or tokenizer_digest(self.tokenizer.canonical_json)
-        options = VerifierOptions(name, self.address, digest, "test", target=target, capacity=capacity, step_tokens=64)
+        options = VerifierOptions(
+            name, self.address, digest, "test", target=target, capacity=capacity, batching=Continuous(64)
+        )
         return self._start(Verifier(options, engine))
 
-    def agent(self, device: str = "pi", *, spool: Path | None = None, draft: int = 4, max_queue: int = 16) -> Agent:
-        drafter = OnnxDrafter(self.drafter, vocab_limit=self.tokenizer.vocab_size)
-        options = AgentOptions(device, self.address, max_queue=max_queue)
-        return self._start(Agent(options, drafter, self.tokenizer, FixedLength(draft), Spool(spool)))
+    def agent(
+        self,
+        device: str = "pi",
+        *,
+        spool: Path | None = None,
+        draft: int = 4,
+        max_queue: int = 16,
+        drafter: str = "",
+        run: int = 8,
+        padding: bool = False,
+    ) -> Agent:
+        """Start an agent; with `padding`, it drafts ids beyond the tokenizer's too, as a random target writes them."""
+        specs = [parse_drafter(drafter or str(self.drafter))]
+        drafters = open_drafter(specs, vocab_limit=None if padding else self.tokenizer.vocab_size)
+        options = AgentOptions(device, self.address, max_queue=max_queue, run=run)
+        return self._start(Agent(options, drafters, self.tokenizer, FixedLength(draft), Spool(spool)))
 
     def client(self) -> Client:
         return Client(self.address)
@@ -107,6 +123,18 @@ def answer(client: Client, device: str, ask: Ask, *, timeout: float = 30) -> tup
 def last(client: Client, device: str, ask: Ask, *, timeout: float = 30) -> AnswerEvent:
     """Ask and return the last event."""
     return list(client.ask(device, ask, timeout=timeout))[-1]
+
+
+def sampled_alone(reference: Reference, prompt: str, sampling: Sampling, max_tokens: int) -> tuple[int, ...]:
+    """Return what the target alone writes when each token is chosen by the rule, one whole forward per token."""
+    ids = reference.tokenizer.encode_chat([{"role": "user", "content": prompt}])
+    out: list[int] = []
+    while len(out) < max_tokens:
+        logits = reference.logits(ids, [*out, 0])[-1]
+        out.append(int(noisy(logits, sampling, len(out)).argmax()))
+        if out[-1] in reference.end_tokens:
+            break
+    return tuple(out)
 
 
 def alone(reference: Reference, prompt: str, max_tokens: int) -> tuple[tuple[int, ...], str]:

@@ -137,15 +137,6 @@ def test_prompt_longer_than_the_context_is_refused(fleet: Fleet) -> None:
     assert "700" in event.message
 
 
-def test_sampling_is_refused_in_words(fleet: Fleet) -> None:
-    fleet.verifier()
-    fleet.agent()
-    with fleet.client() as client:
-        event = last(client, "pi", Ask(prompt="abc", temperature=0.7))
-    assert isinstance(event, ErrorEvent)
-    assert event.code == "unsupported_sampling"
-
-
 def test_other_tokenizer_is_refused_before_the_first_draft(fleet: Fleet) -> None:
     fleet.verifier(tokenizer="0123456789abcdef")
     fleet.agent()

@@ -43,7 +43,7 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert "Usage" in result.stdout
 
 
-@pytest.mark.parametrize("bench", ["roundtrip", "verify-step", "draft-token"])
+@pytest.mark.parametrize("bench", ["roundtrip", "verify-step", "draft-token", "lossless", "choose", "batching"])
 def test_every_bench_has_help(bench: str) -> None:
     result = sled("bench", bench, "--help")
     assert result.returncode == 0

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.messages import Refusal, Sampling, StopRules, Verdict
 from tests.verifier.bench import END, MAX_TOKENS, PROMPT, SESSION, TEXT, bundle, context, serving, verdict
-from verifier.ledger import MOST_FAILURES, Hint
+from verifier.ledger import MOST_FAILURES, Hint, Tally
 
 
 @pytest.mark.parametrize("draft", [(), TEXT[:3], (TEXT[0], 99)], ids=["empty", "right", "wrong"])
@@ -62,8 +62,9 @@ def test_bundle_that_the_run_has_already_answered_is_answered_from_the_log() -> 
     bench.bundle(bundle(1, run=10))
     bench.step()
     running = bench.start()
-    bench.bundle(bundle(2, (99,)))
-    assert bench.complete(running) == [verdict(1, TEXT[:2]), verdict(2, TEXT[:2])]
+    assert bench.bundle(bundle(2, (99,))) == [verdict(2, TEXT[:1])]
+    assert bench.complete(running) == [], "the run goes on"
+    assert bench.bundle(bundle(3, after=TEXT[:1])) == [verdict(3, TEXT[1:2], after=TEXT[:1])]
 
 
 def test_replaced_entry_forgets_its_run() -> None:
@@ -99,6 +100,16 @@ def test_resend_without_a_draft_is_answered_from_the_log_first() -> None:
     (said,) = bench.bundle(bundle(2, run=5))
     assert isinstance(said, Verdict)
     assert said.tokens == TEXT[:3]
+
+
+def test_tally_counts_runs_apart() -> None:
+    bench = serving()
+    bench.bundle(bundle(1, (TEXT[0], 99), run=3))
+    for _ in range(4):
+        bench.step()
+    bench.bundle(bundle(2, TEXT[5:7], after=TEXT[:5]))
+    bench.step()
+    assert bench.ledger.tally == Tally(rounds=2, drafted=4, accepted=3, committed=8, generated=3)
 
 
 def test_hint_goes_with_the_verdict() -> None:

@@ -1,4 +1,4 @@
-"""Which work goes into the next step."""
+"""Which work goes into the next step: the continuous policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from verifier.scheduler import Candidate, Share, plan
+from verifier.scheduler import LEAST_PREFILL, LONGEST_PATIENCE, Candidate, Continuous, Moment, Share, prefill_budget
+from verifier.speed import Speed
+
+
+def plan(candidates: list[Candidate], budget: int, room: int | None = None, speed: Speed | None = None) -> list[Share]:
+    planned = Continuous(budget).plan(candidates, Moment(0.0, len(candidates), room, speed))
+    assert planned.wake_at is None, "it never waits for anything but work"
+    return list(planned.shares)
 
 
 def bundle(missing: int, choose: int, deadline: float = 1.0) -> Candidate:
@@ -158,3 +165,77 @@ def test_plan_repeated_finishes_everything(candidates: list[Candidate], budget: 
         ]
         steps += 1
     assert steps <= sum(candidate.missing for candidate in candidates)
+
+
+def test_a_step_has_at_least_one_token() -> None:
+    with pytest.raises(ValueError, match="at least 1 token, but 0"):
+        Continuous(0)
+
+
+def test_plan_a_bundle_without_a_deadline_is_overtaken_only_for_so_long() -> None:
+    old = Candidate(3, 3, math.inf, since=0.0)
+    new = Candidate(3, 3, LONGEST_PATIENCE + 0.1, since=LONGEST_PATIENCE)
+    earlier = Candidate(3, 3, LONGEST_PATIENCE - 0.1, since=1.0)
+    assert [share.index for share in plan([new, old, earlier], 9)] == [2, 1, 0]
+
+
+SPEED = Speed(0.05, 0.01, 0.0)
+"""100 tokens a second, beside 50 ms of each step."""
+
+
+@pytest.mark.parametrize(
+    ("candidates", "goal", "most", "budget"),
+    [
+        pytest.param([], 1.05, 512, 100, id="what takes a second"),
+        pytest.param([], 1.05, 64, 64, id="never beyond the step"),
+        pytest.param([bundle(5, 5), bundle(8, 8)], 1.05, 512, 87, id="the tokens of bundles come first"),
+        pytest.param([bundle(200, 5)], 1.05, 512, 95, id="but not their prompts"),
+        pytest.param([bundle(90, 90)], 1.05, 512, LEAST_PREFILL, id="a full step still takes some"),
+        pytest.param([], 0.0, 512, LEAST_PREFILL, id="so does a goal out of reach"),
+        pytest.param([bundle(90, 90)], 1.05, 16, 16, id="unless the step is smaller than that"),
+    ],
+)
+def test_prefill_budget(candidates: list[Candidate], goal: float, most: int, budget: int) -> None:
+    assert prefill_budget(candidates, SPEED, goal, most) == budget
+    assert prefill_budget(candidates, None, goal, most) == most
+
+
+def test_plan_bundles_are_not_held_up_by_a_prompt_that_is_due_earlier() -> None:
+    slow = Speed(0.05, 0.005, 0.0)
+    prompt, drafts = bundle(1000, 5, 0.5), [bundle(5, 5), bundle(4, 4)]
+    assert plan([prompt, *drafts], 512) == [Share(0, 512)]
+    assert plan([prompt, *drafts], 512, speed=slow) == [Share(0, LEAST_PREFILL), Share(1, 5), Share(2, 4)]
+
+
+SPEEDS = st.builds(Speed, st.floats(0, 1), st.floats(0, 0.1), st.floats(0, 1e-4))
+
+
+@given(candidates=CANDIDATES, budget=BUDGET, speed=SPEEDS)
+def test_plan_the_goal_limits_prefill_and_never_a_bundle(
+    candidates: list[Candidate], budget: int, speed: Speed
+) -> None:
+    hurried, calm = plan(candidates, budget, speed=speed), plan(candidates, budget)
+    prefill = sum(min(share.feed, candidates[share.index].prefill) for share in hurried)
+    assert prefill <= prefill_budget(candidates, speed, Continuous().goal, budget)
+
+    def bundles(shares: list[Share]) -> set[int]:
+        return {share.index for share in shares if candidates[share.index].prefill == 0}
+
+    assert bundles(calm) <= bundles(hurried)
+
+
+@given(candidates=CANDIDATES, budget=BUDGET, room=ROOM, speed=SPEEDS)
+def test_plan_repeated_finishes_everything_at_any_speed(
+    candidates: list[Candidate], budget: int, room: int | None, speed: Speed
+) -> None:
+    waiting = list(candidates)
+    for _ in range(sum(candidate.missing for candidate in candidates)):
+        shares = {share.index: share.feed for share in plan(waiting, budget, room, speed)}
+        waiting = [
+            replace(candidate, missing=candidate.missing - shares.get(index, 0))
+            for index, candidate in enumerate(waiting)
+            if shares.get(index, 0) < candidate.missing
+        ]
+        if not waiting:
+            return
+    raise AssertionError(f"{waiting} are never finished")

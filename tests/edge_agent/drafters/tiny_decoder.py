@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 HEADS, SIZE, WIDTH, VOCAB, PADDED, LONGEST = 2, 8, 16, 29, 32, 2048
 
-Kind = Literal["published", "fused"]
+Kind = Literal["published", "trimmed", "fused"]
+"""`trimmed` is a published export with the input `num_logits_to_keep`, as larger ones have it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class TinyDecoder:
             node("Gather", ["emb", "input_ids"], ["embedded"]),
         ]
         inputs = [("input_ids", "S"), ("attention_mask", "T")]
-        if kind == "published":
+        if kind != "fused":
             inputs.append(("position_ids", "S"))
             positions = "position_ids"
         else:
@@ -88,11 +89,16 @@ class TinyDecoder:
             positions = "own_at"
         nodes += [node("Gather", ["pos", positions], ["placed"]), node("Add", ["embedded", "placed"], ["x"])]
         nodes += [node("MatMul", ["x", f"w{part}"], [part]) for part in "qkv"]
-        nodes += _published_attention(cache) if kind == "published" else _fused_attention()
+        nodes += _fused_attention() if kind == "fused" else _published_attention(cache)
+        nodes += [node("MatMul", ["mixed", "wo"], ["changed"]), node("Add", ["x", "changed"], ["y"])]
+        if kind == "trimmed":
+            nodes += [
+                node("Reshape", ["num_logits_to_keep", "one"], ["kept"]),
+                node("Neg", ["kept"], ["kept_from"]),
+                node("Slice", ["y", "kept_from", "end", "one"], ["last_y"]),
+            ]
         nodes += [
-            node("MatMul", ["mixed", "wo"], ["changed"]),
-            node("Add", ["x", "changed"], ["y"]),
-            node("MatMul", ["y", "head"], ["raw"]),
+            node("MatMul", ["last_y" if kind == "trimmed" else "y", "head"], ["raw"]),
             node("Add", ["raw", "bias"], ["logits"]),
         ]
         info = helper.make_tensor_value_info
@@ -100,8 +106,9 @@ class TinyDecoder:
             nodes,
             kind,
             [info(name, TensorProto.INT64, [1, length]) for name, length in inputs]
+            + [info("num_logits_to_keep", TensorProto.INT64, [])] * (kind == "trimmed")
             + [info(f"past_key_values.0.{half}", cache, [1, HEADS, "P", "D"]) for half in ("key", "value")],
-            [info("logits", TensorProto.FLOAT, [1, "S", PADDED])]
+            [info("logits", TensorProto.FLOAT, [1, "L", PADDED])]
             + [info(f"present.0.{half}", cache, [1, HEADS, "T", "D"]) for half in ("key", "value")],
             initial,
         )

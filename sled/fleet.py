@@ -1,0 +1,155 @@
+"""A broker, a verifier and some devices as processes on this machine: what demos and benchmarks run against."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from msgspec import Struct
+
+from broker.address import BrokerAddress
+from broker.port import answers, claim
+from broker.run import Engine as BrokerEngine
+from sled.processes import Processes
+from sled.scrape import Samples, scrape
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sled.client import Client
+
+START_WITHIN: Final = 300.0
+"""Seconds that loading models may take."""
+
+
+class FleetError(Exception):
+    """The fleet cannot be started; the message says why."""
+
+
+class Device(Struct, frozen=True):
+    """One device of a fleet.
+
+    Attributes:
+        name: its id.
+        drafters: what it drafts with, in order of preference, as for `sled agent --drafter`.
+        policy: when it stops drafting.
+    """
+
+    name: str
+    drafters: tuple[str, ...]
+    policy: str = "fixed:4"
+
+
+class FleetOptions(Struct, frozen=True):
+    """What a fleet is made of.
+
+    Attributes:
+        target: folder of the target model.
+        devices: at least one.
+        dtype: what the target computes in.
+        broker: which broker; auto takes Mosquitto where it is installed.
+        batching: the verifier's batch policy, as for `sled verifier --batching`.
+        logs: folder for the logs of the processes; None for one that is removed at the end.
+    """
+
+    target: Path
+    devices: tuple[Device, ...]
+    dtype: str = "float32"
+    broker: BrokerEngine = "auto"
+    batching: str = "continuous"
+    logs: Path | None = None
+
+
+class Fleet:
+    """Starts everything on entering, which returns before models are loaded, and ends everything on leaving.
+
+    Attributes:
+        address: of the broker.
+        engine: which broker runs.
+
+    Raises:
+        FleetError: on entering: the folder for logs cannot be made, or the broker does not start.
+        ProcessEndedError: on entering: a process ended; the message shows the end of its log.
+    """
+
+    def __init__(self, options: FleetOptions) -> None:
+        self._options = options
+        self._stack = contextlib.ExitStack()
+        self.engine = _resolve(options.broker)
+        self.address = BrokerAddress("127.0.0.1", claim("127.0.0.1", 0))
+        self._metrics_port = claim("127.0.0.1", 0)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sled-")))
+            logs = self._options.logs or scratch
+            try:
+                logs.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise FleetError(
+                    f"the folder for logs {logs} cannot be made ({error.strerror}): give another"
+                ) from error
+            self._processes = stack.enter_context(Processes(logs))
+            self._start(scratch)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self, scratch: Path) -> None:
+        options, port = self._options, self.address.port
+        self._processes.start("broker", "broker", "--port", str(port), "--engine", self.engine)
+        give_up = time.monotonic() + 30
+        while not answers("127.0.0.1", port):
+            self.check()
+            if time.monotonic() > give_up:
+                raise FleetError("the broker did not start within 30 s: see its log with --logs DIR")
+            time.sleep(0.05)
+        where = ("--broker", f"127.0.0.1:{port}")
+        self._processes.start(
+            "verifier", "verifier", *where, "--target", str(options.target), "--dtype", options.dtype,
+            "--batching", options.batching, "--metrics", f"127.0.0.1:{self._metrics_port}",
+        )  # fmt: skip
+        for device in options.devices:
+            drafters = [word for drafter in device.drafters for word in ("--drafter", drafter)]
+            self._processes.start(
+                device.name, "agent", device.name, *where, *drafters, "--policy", device.policy,
+                "--tokenizer", str(options.target), "--spool", str(scratch / f"{device.name}.db"),
+            )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise ProcessEndedError if any process has ended."""
+        self._processes.check()
+
+    def wait(self, client: Client) -> None:
+        """Wait until the verifier and all devices have announced themselves.
+
+        Raises:
+            FleetError: they have not within `START_WITHIN` seconds.
+            ProcessEndedError: one has ended.
+        """
+        give_up = time.monotonic() + START_WITHIN
+        while not client.wait_online(devices=len(self._options.devices), timeout=0.5):
+            self.check()
+            if time.monotonic() > give_up:
+                raise FleetError(
+                    f"verifier and devices were not ready within {START_WITHIN:.0f} s: see their logs with --logs DIR"
+                )
+
+    def verifier_metrics(self) -> Samples:
+        """Return what the verifier counts now, by metric name."""
+        return scrape(f"http://127.0.0.1:{self._metrics_port}/metrics")
+
+
+def _resolve(engine: BrokerEngine) -> BrokerEngine:
+    from broker.mosquitto import find_mosquitto  # noqa: PLC0415
+
+    if engine != "auto":
+        return engine
+    return "mosquitto" if find_mosquitto() else "embedded"
