@@ -51,7 +51,7 @@ from edge_agent.events import (
 )
 from edge_agent.pending import Pending
 from edge_agent.roundtrip import RoundTrip
-from schemas.digest import Log
+from schemas.digest import Log, next_digest
 from schemas.limits import MAX_DRAFT_TOKENS
 from schemas.messages import (
     VERSION,
@@ -505,14 +505,19 @@ class Session:
         return self._new_epoch(self._terms) + self._resume(now)
 
     def _refused(self, refusal: Refusal, now: float) -> list[Effect]:
-        """Wait as long as the verifier asks for, or give up where waiting cannot help."""
+        """Wait as long as the verifier asks for, or give up where waiting cannot help.
+
+        It asks everybody it refuses for the same, so that each waits up to half as long again, or they would all be
+        back at once; how much is drawn from the session's id and round.
+        """
         if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
             return self._ignore(refusal, now)
         if refusal.retry_after == 0:
             return self._fail(refusal.code, refusal.sentence)
         if self._flight is None or refusal.round not in (None, self._flight.round):
             return self._ignore(refusal, now)
-        return [StartTimer(max(refusal.retry_after / 1e6, self._roundtrip.timeout()))]
+        spread = 1 + int.from_bytes(next_digest(self.request.session, self._round)) / 2**65
+        return [StartTimer(max(refusal.retry_after / 1e6, self._roundtrip.timeout()) * spread)]
 
     # Ends ---------------------------------------------------------------------------------------------------------
 

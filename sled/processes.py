@@ -40,6 +40,10 @@ class Process:
                 f"{self.name} ended with exit code {code}. The end of its log:\n" + "\n".join(lines)
             )
 
+    def wait(self, timeout: float = 60) -> int:
+        """Wait for its end and return the exit code."""
+        return self._popen.wait(timeout)
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         self._popen.kill()

@@ -29,11 +29,16 @@ class Target(Struct, frozen=True):
 
 
 class Declined(Struct, frozen=True):
-    """Why a session is not served: a code for programs, a sentence for people."""
+    """Why a session is not served: a code for programs, a sentence for people.
+
+    Attributes:
+        retry_after: microseconds after which trying again may help, where it may; 0 leaves it to the rule.
+    """
 
     context: SessionContext
     code: RefusalCode
     sentence: str
+    retry_after: int = 0
 
 
 def unservable(context: SessionContext, target: Target) -> Declined | None:

@@ -36,6 +36,8 @@ from verifier.recent import Recent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from verifier.backpressure import Busy
+
 PATIENCE: Final = 0.5
 """Seconds a bundle may wait for a context it names: MQTT keeps no order across topics."""
 MEMORY_OF_DECLINED: Final = 256
@@ -120,6 +122,7 @@ class Tally(Struct):
         rounds: bundles the target was run for.
         drafted: draft tokens judged.
         accepted: of those, accepted.
+        corrected: bundles whose draft had a token that was not.
         committed: tokens added to logs.
         generated: of those, tokens of runs.
     """
@@ -127,6 +130,7 @@ class Tally(Struct):
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    corrected: int = 0
     committed: int = 0
     generated: int = 0
 
@@ -207,8 +211,15 @@ class Ledger:
 
     # Contexts -----------------------------------------------------------------------------------------------------
 
-    def context(self, device: str, context: SessionContext, now: float) -> list[Effect]:
-        """Take in the agent's word on a session: a higher (epoch, revision) replaces the entry whole."""
+    def context(self, device: str, context: SessionContext, now: float, busy: Busy | None = None) -> list[Effect]:
+        """Take in the agent's word on a session: a higher (epoch, revision) replaces the entry whole.
+
+        Args:
+            device: whose it is.
+            context: as it came.
+            now: in seconds.
+            busy: why no new session is served now; None if it is.
+        """
         key = Key(device, context.session)
         known = self._known_epoch(key)
         if known is not None and context.epoch != known and context.epoch.counter <= known.counter:
@@ -224,17 +235,19 @@ class Ledger:
             return self._drop(key)
         effects: list[Effect] = []
         declined = unservable(context, self._target)
-        if declined is None and key not in self._entries and len(self._entries) >= self._capacity:
-            effects += self._make_room(now)
+        if declined is None and key not in self._entries:
+            effects += self._make_room(now) if len(self._entries) >= self._capacity else []
             if len(self._entries) >= self._capacity:
                 declined = Declined(context, "overloaded", self._full())
+            elif busy is not None:
+                declined = Declined(context, "overloaded", busy.sentence, busy.retry_after)
         if declined is not None:
             self._declined.put(key, declined)
             self._parked.pop(key, None)
             return [*effects, *self._drop(key), self._refuse(device, declined)]
         self._entries[key] = self._open(context, now)
         parked = self._parked.pop(key, None)
-        return effects + (self._place(key, parked.arrived, now) if parked else [])
+        return effects + (self._place(key, parked.arrived, now, busy) if parked else [])
 
     def _has(self, key: Key, context: SessionContext) -> bool:
         """Whether this context, or a later one of its epoch, was taken in before."""
@@ -277,11 +290,27 @@ class Ledger:
 
     # Bundles ------------------------------------------------------------------------------------------------------
 
-    def bundle(self, device: str, bundle: DraftBundle, now: float) -> list[Effect]:
-        """Take in a bundle: answer it from the log, queue it for the engine, or ask for the context again."""
-        return self._place(Key(device, bundle.session), _Bundle(bundle, now), now)
+    def bundle(self, device: str, bundle: DraftBundle, now: float, busy: Busy | None = None) -> list[Effect]:
+        """Take in a bundle: answer it from the log, queue it for the engine, or ask for the context again.
 
-    def _place(self, key: Key, arrived: _Bundle, now: float) -> list[Effect]:
+        Args:
+            device: whose it is.
+            bundle: as it came.
+            now: in seconds.
+            busy: why no new session is served now; None if it is.
+        """
+        return self._place(Key(device, bundle.session), _Bundle(bundle, now), now, busy)
+
+    def shed(self, key: Key, busy: Busy) -> list[Effect]:
+        """Refuse the bundle that waits for the engine, since it would come too late; the device may try again."""
+        entry = self._entries.get(key)
+        if entry is None or entry.waiting is None:
+            return []
+        waiting, entry.waiting = entry.waiting, None
+        declined = Declined(entry.context, "overloaded", busy.sentence, busy.retry_after)
+        return [self._refuse(key.device, declined, waiting.bundle.round)]
+
+    def _place(self, key: Key, arrived: _Bundle, now: float, busy: Busy | None) -> list[Effect]:
         bundle = arrived.bundle
         entry = self._entries.get(key)
         known = self._known_epoch(key)
@@ -293,7 +322,7 @@ class Ledger:
             return self._ask(key, bundle, "ended", now, known)
         declined = self._declined.get(key)
         if declined is not None and bundle.epoch == known and bundle.revision <= declined.context.revision:
-            if declined.code != "overloaded" or len(self._entries) >= self._capacity:
+            if declined.code != "overloaded" or busy is not None or len(self._entries) >= self._capacity:
                 return [self._refuse(key.device, declined, bundle.round)]
             # There is room by now.
             del self._declined[key]
@@ -482,6 +511,7 @@ class Ledger:
         tally.rounds += not in_run
         tally.drafted += drafted
         tally.accepted += judgement.accepted
+        tally.corrected += len(judgement.tokens) > judgement.accepted < drafted
         tally.committed += len(judgement.tokens)
         tally.generated += len(judgement.tokens) if in_run else 0
 
@@ -537,7 +567,8 @@ class Ledger:
 
     def _refuse(self, device: str, declined: Declined, number: int | None = None, *, final: bool = False) -> Reply:
         context = declined.context
-        retry = RETRY_AFTER if declined.code in ("overloaded", "engine_failed") and not final else 0
+        again = declined.code in ("overloaded", "engine_failed") and not final
+        retry = (declined.retry_after or RETRY_AFTER) if again else 0
         return Reply(
             device,
             Refusal(

@@ -36,9 +36,9 @@ from verifier.admission import Target
 from verifier.engine.segment import Segment
 from verifier.ledger import Effect, Key, Ledger, Release, Reply, Work
 from verifier.metrics import VerifierMetrics
+from verifier.pace import SMOOTHING, Pace
 from verifier.scheduler import Batching, Candidate, Continuous, Moment, Share
 from verifier.stepping import SteppingThread, StepResult
-from verifier.steptime import StepTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,10 +51,6 @@ ANNOUNCE_EVERY: Final = 5.0
 """Seconds between announcements: load, round time and heartbeat."""
 MOST_PER_TURN: Final = 1_000
 """Messages taken in before the engine is looked after again, so that a flood cannot starve it."""
-SMOOTHING: Final = 0.2
-"""Weight of the newest round in the announced round time."""
-
-
 PADDING: Final = (0,)
 """A token that every vocabulary has, to fill a draft up; what the target chooses behind it is thrown away."""
 
@@ -139,7 +135,7 @@ class Verifier:
         self._link_up = False
         self._started: dict[Key, Work] = {}
         self._batch: list[_Part] | None = None
-        self._step_time = StepTime()
+        self._pace = Pace(self._verifier)
         self._wake_at: float | None = None
         self._alive_asked = False
         self._heartbeat = 0
@@ -267,14 +263,14 @@ class Verifier:
     def _device_message(self, topic: Topic, payload: bytes) -> list[Effect]:
         now = self._clock()
         if topic.family is Family.DRAFT:
-            return self._ledger.bundle(topic.device, codec.decode(payload, DraftBundle), now)
+            return self._ledger.bundle(topic.device, codec.decode(payload, DraftBundle), now, self._pace.too_busy(now))
         if not payload:
             return self._ledger.cleared(topic.device, topic.session)
         context = codec.decode(payload, SessionContext)
         if context.session != topic.session:
             _log.warning("device %s published the context of another session than its topic names", topic.device)
             return []
-        return self._ledger.context(topic.device, context, now)
+        return self._ledger.context(topic.device, context, now, self._pace.too_busy(now))
 
     def _refuse(self, device: str, error: WireError, session: bytes | None) -> None:
         code: RefusalCode = error.code if error.code in _REFUSAL_CODES else "malformed"  # type: ignore[assignment]
@@ -323,15 +319,30 @@ class Verifier:
         self._released.clear()
         works = list((self._started | {work.key: work for work in self._ledger.ready()}).values())
         candidates = [self._candidate(work) for work in works]
-        moment = Moment(self._clock(), self._ledger.live, self._engine.budget_tokens, self._step_time.speed)
+        now = self._clock()
+        moment = Moment(now, self._ledger.live, self._engine.budget_tokens, self._pace.speed)
         plan = self._options.batching.plan(candidates, moment)
         self._wake_at = plan.wake_at
+        chosen = {share.index for share in plan.shares}
+        left = [index for index in range(len(works)) if index not in chosen]
+        fed = sum(share.feed + share.pad for share in plan.shares)
+        context = sum(candidates[index].context for index in chosen)
+        self._pace.planned([candidates[index] for index in left], fed, context, now)
+        self._shed([(works[index], candidates[index]) for index in left], candidates, now)
         if plan.shares:
             batch = [self._part(works[share.index], candidates[share.index], share) for share in plan.shares]
             self._batch = batch
             self.metrics.step_sessions.observe(len(batch))
             self.metrics.step_tokens.observe(sum(part.fed for part in batch))
             self._stepping.step([part.segment for part in batch])
+
+    def _shed(self, left: list[tuple[Work, Candidate]], waiting: list[Candidate], now: float) -> None:
+        """Refuse at once what would come too late, in words, rather than let the device find out by its timer."""
+        for work, candidate in left:
+            if work.choose and work.key not in self._started:
+                busy = self._pace.too_late(candidate, waiting, now)
+                if busy is not None:
+                    self._carry_out(self._ledger.shed(work.key, busy))
 
     def _part(self, work: Work, candidate: Candidate, share: Share) -> _Part:
         if self._started.get(work.key) is not work:
@@ -363,7 +374,9 @@ class Verifier:
         now = self._clock()
         self.metrics.step_seconds.observe(result.seconds)
         context = sum(len(part.segment.tokens) for part in batch)
-        self._step_time.observe(sum(part.fed for part in batch), context, result.seconds)
+        waits = [now - result.seconds - part.work.received for part in batch if part.whole and part.work.choose]
+        self._pace.stepped(sum(part.fed for part in batch), context, len(waits), waits, result.seconds)
+        hint = self._pace.hint(self._ledger.tally)
         for part, chosen in zip(batch, result.chosen, strict=True):
             work, failed = part.work, isinstance(chosen, str)
             if (part.whole or failed) and self._started.get(work.key) is work:
@@ -371,7 +384,7 @@ class Verifier:
             if isinstance(chosen, str):
                 self._carry_out(self._ledger.fail(work, chosen))
             elif part.whole:
-                self._carry_out(self._ledger.complete(work, chosen[: work.choose], now, result.seconds))
+                self._carry_out(self._ledger.complete(work, chosen[: work.choose], now, result.seconds, hint))
                 if work.choose:
                     self._round_time += SMOOTHING * (now - work.received - self._round_time)
 

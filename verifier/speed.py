@@ -8,6 +8,9 @@ from msgspec import Struct
 
 SURE: Final = 16
 """Steps seen after which a speed is no longer mostly a guess."""
+WORTH: Final = 7
+"""The tokens of a step may take so many times its fixed cost, whatever its goal: a saturated engine then loses an
+eighth of its time to fixed costs at most."""
 
 
 class Speed(Struct, frozen=True):
@@ -37,8 +40,7 @@ class Speed(Struct, frozen=True):
     def tokens_within(self, goal: float, context: float, most: int) -> int:
         """Return how many tokens, from 0 to `most`, a step may feed to reach its goal.
 
-        Where the fixed cost is more than half of the goal, the tokens may take as long as it does: smaller steps would
-        then save less than half of the time and do a fraction of the work.
+        A goal near the fixed cost is not kept to: steps that small would do little but pay it (see `WORTH`).
 
         Args:
             goal: seconds.
@@ -46,5 +48,5 @@ class Speed(Struct, frozen=True):
             most: the answer where tokens cost nothing.
         """
         fixed = self.seconds(0, context)
-        left = max(goal - fixed, fixed)
+        left = max(goal - fixed, WORTH * fixed)
         return most if self.fed * most <= left else int(left / self.fed)

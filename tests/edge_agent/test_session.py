@@ -895,14 +895,30 @@ def test_refusal_for_good_fails_the_request_durably_then_clears(
 
 def test_refusal_for_now_waits_as_long_as_asked_for_then_sends_again() -> None:
     machine = awaiting()
-    assert machine.tell(refusal(number=1, retry_after=5_000_000)) == [StartTimer(5.0)]
+    (timer,) = machine.tell(refusal(number=1, retry_after=5_000_000))
+    assert isinstance(timer, StartTimer)
+    assert 5.0 <= timer.delay <= 7.5
     assert machine.state() is State.AWAITING
-    machine.now = 5.0
+    machine.now = timer.delay
     assert sent(machine.tell(TimerFired())) == [bundle(2, (21, 22), timeout=4.0)]
 
 
 def test_refusal_for_now_never_waits_less_than_for_a_verdict() -> None:
-    assert awaiting().tell(refusal(retry_after=1)) == [StartTimer(FIRST_TIMEOUT)]
+    (timer,) = awaiting().tell(refusal(retry_after=1))
+    assert isinstance(timer, StartTimer)
+    assert timer.delay >= FIRST_TIMEOUT
+
+
+def test_refusal_for_now_does_not_bring_everybody_back_at_once() -> None:
+    delays: list[float] = []
+    machine = awaiting()
+    for number in range(1, 21):
+        (timer,) = machine.tell(refusal(number=number, retry_after=60_000_000))
+        assert isinstance(timer, StartTimer)
+        delays.append(timer.delay)
+        machine.tell(TimerFired())
+    assert len(set(delays)) == 20
+    assert max(delays) - min(delays) > 15
 
 
 def test_refusal_for_now_drafting_changes_nothing() -> None:

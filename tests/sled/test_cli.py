@@ -183,10 +183,30 @@ def test_demo_streams_and_checks(tiny_target: Path, tiny_drafter: Path) -> None:
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["identical"] is True
-    assert report["prompts"] == 2
+    assert report["total"]["answers"] == 2
     assert report["broker"] == "embedded"
-    assert report["tokens"] == sum(len(answer["tokens"]) for answer in report["answers"])
+    assert report["total"]["tokens"] == sum(len(answer["tokens"]) for answer in report["answers"])
     assert "mean accepted length" in result.stdout + result.stderr
+
+
+def test_demo_with_several_devices_shows_them_side_by_side(tiny_target: Path, tiny_drafter: Path) -> None:
+    """Different drafters, the same text; a row for each device and the whole system below."""
+    result = sled(
+        "demo", "--devices", "3", "--check", "--json", "--target", str(tiny_target),
+        "--drafter", str(tiny_drafter), "--drafter", "lookup", "--max-tokens", "20", "abc abc abc",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["identical"] is True
+    assert len({tuple(answer["tokens"]) for answer in report["answers"]}) == 1
+    assert [device["drafter"] for device in report["devices"].values()] == [
+        "tiny-drafter, fixed:4", "lookup, fixed:4", "tiny-drafter, fixed:4",
+    ]  # fmt: skip
+    assert report["mean_batch_size"] >= 1
+    assert report["tokens_per_second"] > 0
+    shown = result.stdout + result.stderr
+    assert "whole-system token generation rate (WSTGR)" in shown
+    assert "device-3" in shown
 
 
 def test_demo_shows_why_a_role_did_not_start(tiny_target: Path, tmp_path: Path) -> None:
@@ -210,4 +230,4 @@ def test_default_target_is_answered_identically() -> None:
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["identical"] is True
-    assert report["mean_accepted_length"] > 2
+    assert report["total"]["mean_accepted_length"] > 2

@@ -109,7 +109,7 @@ def test_tally_counts_runs_apart() -> None:
         bench.step()
     bench.bundle(bundle(2, TEXT[5:7], after=TEXT[:5]))
     bench.step()
-    assert bench.ledger.tally == Tally(rounds=2, drafted=4, accepted=3, committed=8, generated=3)
+    assert bench.ledger.tally == Tally(rounds=2, drafted=4, accepted=3, corrected=1, committed=8, generated=3)
 
 
 def test_hint_goes_with_the_verdict() -> None:
