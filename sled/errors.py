@@ -46,6 +46,7 @@ def missing_extra(error: ImportError) -> str | None:
         "transformers": "edge or verifier",
         "torch": "verifier",
         "accelerate": "verifier",
+        "numba": "verifier",
         "numpy": "edge or verifier",
         "prometheus_client": "edge or verifier",
         "amqtt": "broker",

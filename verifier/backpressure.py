@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from verifier.speed import Speed
 
 LEAST_PATIENCE: Final = 2.0
-"""Seconds that every bundle may wait. A device that loses patience before only asks again and keeps its place."""
+"""Seconds of patience that every device is taken to have."""
+LATE: Final = 3.0
+"""A bundle is refused if it would be answered after so many times its device's patience. By then the device has sent it
+again twice, with doubled patience each, and will soon take the silence for an outage. Before, it keeps its place."""
 SESSION_PATIENCE: Final = 5.0
 """Seconds that a new session may be behind; those that are served already have their bundles to think of."""
 RETRY_LEAST: Final = 0.25
@@ -72,8 +75,8 @@ def predicted_wait(ahead: Backlog, speed: Speed, step_tokens: int) -> float:
 def late_bundle(name: str, ahead: Backlog, own: Candidate, speed: Speed, step_tokens: int, now: float) -> Busy | None:
     """Return why a bundle is refused, or None if it can be served in time.
 
-    In time means before its deadline, or within `LEAST_PATIENCE` of its arrival if that is later. Nobody is refused
-    on a guess of the speed, nor while nothing is ahead: waiting would not help.
+    In time means within `LATE` times its device's patience. Nobody is refused on a guess of the speed, nor while
+    nothing is ahead: waiting would not help.
 
     Args:
         name: of the verifier.
@@ -85,13 +88,14 @@ def late_bundle(name: str, ahead: Backlog, own: Candidate, speed: Speed, step_to
     """
     wait = predicted_wait(ahead, speed, step_tokens)
     done = now + wait + speed.seconds(own.missing, own.context)
-    patience = max(own.deadline, own.since + LEAST_PATIENCE)
-    if not speed.sure or wait <= 0 or done <= patience:
+    latest = own.since + LATE * max(own.deadline - own.since, LEAST_PATIENCE)
+    if not speed.sure or wait <= 0 or done <= latest:
         return None
+    left = max(0.0, latest - now)
     return Busy(
-        f"verifier {name!r} is {wait:.1f} s behind and would answer in {done - now:.1f} s, but this bundle can wait for "
-        f"{max(0.0, patience - now):.1f} s: try again later, or use another verifier",
-        _retry_after(done - patience),
+        f"verifier {name!r} is {wait:.1f} s behind and would answer in {done - now:.1f} s, but this bundle can wait "
+        f"for {left:.1f} s: try again later, or use another verifier",
+        _retry_after(done - latest),
     )
 
 

@@ -29,7 +29,7 @@ def parse_batching(text: str) -> Batching:
             raise ValueError(
                 f"The batching policy {text!r} is not known; write continuous, continuous:TOKENS (continuous:512), "
                 "static:BATCH or static:BATCH:MILLISECONDS (static:16:500), dynamic:SIZE or dynamic:SIZE:MILLISECONDS "
-                "(dynamic:8:20)."
+                "(dynamic:8:50)."
             )
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 STATIC_WAIT: Final = 0.5
 """Seconds that a static batch waits for its last bundle, unless told otherwise: a slow device's draft."""
-DYNAMIC_WAIT: Final = 0.02
-"""Seconds that a dynamic batch waits, unless told otherwise."""
+DYNAMIC_WAIT: Final = 0.05
+"""Seconds that a dynamic batch waits, unless told otherwise: about what a small step takes."""
 
 
 class Static(Struct, frozen=True):

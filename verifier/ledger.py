@@ -72,6 +72,7 @@ class Work(Struct, frozen=True):
         choose: how many; 0 only fills the cache.
         deadline: in seconds, as far as the agent said; infinite for cache filling.
         received: when the bundle came, in seconds.
+        since: when this work became possible: that, or when the token of a run before it was chosen.
         round: of the bundle; None for cache filling.
         sampling: how tokens are chosen.
         position: output position of the first token chosen.
@@ -84,6 +85,7 @@ class Work(Struct, frozen=True):
     choose: int
     deadline: float
     received: float
+    since: float
     round: int | None = None
     sampling: Sampling = GREEDY
     position: int = 0
@@ -160,6 +162,7 @@ class _Entry(Struct):
     running_work: Work | None = None
     run_left: int = 0
     in_run: bool = False
+    chosen_at: float = 0.0
     prefill: bool = True
     failures: int = 0
 
@@ -432,7 +435,8 @@ class Ledger:
                 yield self._work(key, entry, entry.waiting, self._rest(entry, entry.waiting.bundle))
             elif len(sequence := entry.log.sequence()) > 1:
                 context = entry.context
-                yield Work(key, context.epoch, context.revision, sequence[:-1], 0, float("inf"), float("inf"))
+                never = float("inf")
+                yield Work(key, context.epoch, context.revision, sequence[:-1], 0, never, never, never)
 
     def _work(self, key: Key, entry: _Entry, arrived: _Bundle, draft: tuple[int, ...]) -> Work:
         context, bundle = entry.context, arrived.bundle
@@ -444,6 +448,7 @@ class Ledger:
             len(draft) + 1,
             arrived.received + (bundle.time_left / 1e6 if bundle.time_left else float("inf")),
             arrived.received,
+            max(arrived.received, entry.chosen_at) if entry.in_run else arrived.received,
             bundle.round,
             context.sampling,
             len(entry.log),
@@ -494,7 +499,7 @@ class Ledger:
         entry.finish = judgement.finish
         if entry.run_left and entry.finish is None and entry.waiting is None:
             entry.run_left -= 1
-            entry.in_run = True
+            entry.in_run, entry.chosen_at = True, now
             return []
         entry.running, entry.run_left, entry.in_run = None, 0, False
         queue_time = max(0.0, now - running.received - step_time)

@@ -28,10 +28,12 @@ class Pace:
 
     Args:
         name: of the verifier, for sentences.
+        step_tokens: fed per step at most.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, step_tokens: int = STEP_TOKENS) -> None:
         self._name = name
+        self._step_tokens = step_tokens
         self._step_time = StepTime()
         self._bundles = 1.0
         self._context = 0.0
@@ -84,7 +86,7 @@ class Pace:
         if not self._ahead.bundles:
             return None
         ahead = Backlog(self._ahead.bundles, self._ahead.fed, self._ahead.context, max(0.0, self._ends_at - now))
-        return late_session(self._name, ahead, self.speed, STEP_TOKENS)
+        return late_session(self._name, ahead, self.speed, self._step_tokens)
 
     def too_late(self, one: Candidate, others: Sequence[Candidate], now: float) -> Busy | None:
         """Return why a bundle that waits is not served, or None if it can be in time.
@@ -95,4 +97,4 @@ class Pace:
             now: in seconds.
         """
         ahead = backlog((other for other in others if other is not one), before=one.due)
-        return late_bundle(self._name, ahead, one, self.speed, STEP_TOKENS, now)
+        return late_bundle(self._name, ahead, one, self.speed, self._step_tokens, now)

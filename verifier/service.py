@@ -37,7 +37,7 @@ from verifier.engine.segment import Segment
 from verifier.ledger import Effect, Key, Ledger, Release, Reply, Work
 from verifier.metrics import VerifierMetrics
 from verifier.pace import SMOOTHING, Pace
-from verifier.scheduler import Batching, Candidate, Continuous, Moment, Share
+from verifier.scheduler import STEP_TOKENS, Batching, Candidate, Continuous, Moment, Share
 from verifier.stepping import SteppingThread, StepResult
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Verifier:
         self._link_up = False
         self._started: dict[Key, Work] = {}
         self._batch: list[_Part] | None = None
-        self._pace = Pace(self._verifier)
+        self._pace = Pace(self._verifier, getattr(options.batching, "step_tokens", STEP_TOKENS))
         self._wake_at: float | None = None
         self._alive_asked = False
         self._heartbeat = 0
@@ -363,7 +363,7 @@ class Verifier:
             choose=work.choose,
             deadline=work.deadline,
             length=reserved,
-            since=work.received,
+            since=work.since,
             context=length,
             spare=max(0, min(reserved, engine.context_length) - length),
         )

@@ -44,7 +44,7 @@ def test_context_of_an_own_session_offers_to_fill_its_cache_up_to_the_last_token
     bench = Bench()
     assert bench.context(context(committed=TEXT[:2])) == []
     assert len(bench.ledger) == 1
-    assert list(bench.ledger.ready()) == [Work(KEY, EPOCH, 0, (*PROMPT, *TEXT[:1]), 0, math.inf, math.inf)]
+    assert list(bench.ledger.ready()) == [Work(KEY, EPOCH, 0, (*PROMPT, *TEXT[:1]), 0, math.inf, math.inf, math.inf)]
 
 
 def test_context_fills_the_cache_only_once() -> None:
@@ -354,7 +354,7 @@ def test_bundle_needs_the_model_for_its_draft_and_one_token_more() -> None:
     bench = serving()
     bench.now = 7.0
     assert bench.bundle(bundle(1, TEXT[:2], time_left=2_000_000)) == []
-    assert list(bench.ledger.ready()) == [Work(KEY, EPOCH, 0, PROMPT + TEXT[:2], 3, 9.0, 7.0, 1)]
+    assert list(bench.ledger.ready()) == [Work(KEY, EPOCH, 0, PROMPT + TEXT[:2], 3, 9.0, 7.0, 7.0, 1)]
 
 
 def test_bundle_without_patience_named_has_no_deadline() -> None:

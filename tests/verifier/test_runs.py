@@ -128,3 +128,13 @@ def test_work_says_how_to_choose_and_where() -> None:
     assert work.key.session == SESSION
     assert (work.sampling, work.position, work.choose) == (Sampling(0.7), 4, 3)
     assert len(TEXT) == MAX_TOKENS
+
+
+def test_token_of_a_run_waits_since_the_one_before_it() -> None:
+    bench = serving()
+    bench.now = 1.0
+    bench.bundle(bundle(1, run=5))
+    bench.now = 3.0
+    bench.step()
+    (work,) = bench.ledger.ready()
+    assert (work.received, work.since) == (1.0, 3.0)

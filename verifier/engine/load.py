@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from verifier.engine.attention import NotPackableError
 from verifier.engine.checkpoint import load_model
 from verifier.engine.packed import PackedEngine
+from verifier.engine.race import warm_up
 from verifier.engine.sequential import SequentialEngine
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def load_engine(
 
 def engine_for(model: PreTrainedModel, *, kv_budget_bytes: int) -> Engine:
     """Return the engine for a model made ready by `checkpoint.prepare`."""
+    if model.device.type == "cpu":
+        warm_up()
     try:
         return PackedEngine(model, kv_budget_bytes=kv_budget_bytes)
     except NotPackableError as error:

@@ -9,7 +9,7 @@ import torch
 
 from verifier.engine.attention import PLAN_ARGUMENT, NotPackableError, PackedAttention
 from verifier.engine.checkpoint import limits, load_model
-from verifier.engine.choose import choose_greedy
+from verifier.engine.choose import choose, rows_of
 from verifier.engine.errors import EngineError
 from verifier.engine.kv import KVStore
 from verifier.engine.plan import Span, StepPlan
@@ -133,10 +133,7 @@ class PackedEngine:
             return chosen, logits
         try:
             rows = self._forward(feeding)
-            # A job that chooses nothing has one row all the same, for the sake of the check.
-            sizes = [max(1, job.choose) for job in feeding]
-            owners = [job.session for job, size in zip(feeding, sizes, strict=True) for _ in range(size)]
-            tokens = choose_greedy(rows, owners)
+            tokens = choose(rows, rows_of(feeding))
         except BaseException as error:
             for job in jobs:
                 self._store.drop(job.session, wipe=True)

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from verifier.engine.checkpoint import limits, load_model, rope_types
-from verifier.engine.choose import choose_greedy
+from verifier.engine.choose import choose, rows_of
 from verifier.engine.errors import EngineError
 from verifier.engine.segment import Job, as_tokens, check_segments, kept
 
@@ -126,7 +126,7 @@ class SequentialEngine:
         try:
             for job in jobs:
                 rows = self._feed(job) if len(job.tokens) else torch.empty(0, self.vocab_size)
-                chosen.append(choose_greedy(rows, [job.session] * len(rows))[: job.choose])
+                chosen.append(choose(rows, rows_of([job]) if len(rows) else [])[: job.choose])
                 logits.append(rows[: job.choose])
         except BaseException as error:
             for job in jobs:
