@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from pydoc_data.topics import topics
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 

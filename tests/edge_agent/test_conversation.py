@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import Struct
 
-from edge_agent.drafters.drafter import Proposal
 from edge_agent.conversation import Conversation
+from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft
 from edge_agent.events import Cancelled, Drafted, LinkUp, Placed, Terms, Unplaced
 from edge_agent.policy import FixedLength, Policy

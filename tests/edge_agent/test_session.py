@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
-    Draft,
     Effect,
     Emit,
     Failed,

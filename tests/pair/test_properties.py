@@ -10,6 +10,7 @@ from tests.pair.world import World
 
 RUNS = st.sampled_from([0, 0, 1, 5])
 
+
 class Pair(RuleBasedStateMachine):
     """Hypothesis is the adversary: it decides everything that can happen, in any order."""
 

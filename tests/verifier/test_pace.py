@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verifier.backpressure import LEAST_PATIENCE
+from verifier.backpressure import LATE, LEAST_PATIENCE
 from verifier.ledger import Hint, Tally
 from verifier.pace import Pace
 from verifier.scheduler import Candidate
@@ -57,4 +57,4 @@ def test_bundle_is_refused_only_when_it_would_come_too_late() -> None:
     before_it = [Candidate(5, 5, 0.1, 128, 0.0, 100)] * 4000
     busy = pace.too_late(late, [late, *before_it], 0.0)
     assert busy is not None
-    assert f"{LEAST_PATIENCE:.1f} s" in busy.sentence
+    assert f"can wait for {LATE * LEAST_PATIENCE:.1f} s" in busy.sentence
