@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from verifier.backpressure import Backlog, Busy, backlog, late_bundle, late_session
+from verifier.backpressure import Backlog, Busy, backlog, late_bundle, late_session, predicted_wait
 from verifier.hints import ACCEPTANCE, Load, draft_hint, run_hint
 from verifier.ledger import Hint
 from verifier.scheduler import STEP_TOKENS
@@ -45,6 +45,11 @@ class Pace:
     def speed(self) -> Speed:
         """What a step costs."""
         return self._step_time.speed
+
+    @property
+    def behind(self) -> float:
+        """Seconds of work that was left waiting when the last step was planned."""
+        return predicted_wait(self._ahead, self.speed, self._step_tokens)
 
     def planned(self, left: Sequence[Candidate], fed: int, context: int, now: float) -> None:
         """A step was planned.

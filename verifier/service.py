@@ -49,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 ANNOUNCE_EVERY: Final = 5.0
 """Seconds between announcements: load, round time and heartbeat."""
+LEAST_DELAY: Final = 1.0
+"""Seconds that the verifier must be behind before it refuses any bundle."""
 MOST_PER_TURN: Final = 1_000
 """Messages taken in before the engine is looked after again, so that a flood cannot starve it."""
 PADDING: Final = (0,)
@@ -338,6 +340,8 @@ class Verifier:
 
     def _shed(self, left: list[tuple[Work, Candidate]], waiting: list[Candidate], now: float) -> None:
         """Refuse at once what would come too late, in words, rather than let the device find out by its timer."""
+        if self._pace.behind < LEAST_DELAY:
+            return  # what waits will be done before a refused device were back
         for work, candidate in left:
             if work.choose and work.key not in self._started:
                 busy = self._pace.too_late(candidate, waiting, now)
@@ -374,7 +378,7 @@ class Verifier:
         now = self._clock()
         self.metrics.step_seconds.observe(result.seconds)
         context = sum(len(part.segment.tokens) for part in batch)
-        waits = [now - result.seconds - part.work.received for part in batch if part.whole and part.work.choose]
+        waits = [now - result.seconds - part.work.since for part in batch if part.whole and part.work.choose]
         self._pace.stepped(sum(part.fed for part in batch), context, len(waits), waits, result.seconds)
         hint = self._pace.hint(self._ledger.tally)
         for part, chosen in zip(batch, result.chosen, strict=True):
@@ -386,7 +390,7 @@ class Verifier:
             elif part.whole:
                 self._carry_out(self._ledger.complete(work, chosen[: work.choose], now, result.seconds, hint))
                 if work.choose:
-                    self._round_time += SMOOTHING * (now - work.received - self._round_time)
+                    self._round_time += SMOOTHING * (now - work.since - self._round_time)
 
     def _announce(self) -> None:
         """Say who this verifier is, how busy it is and that its engine is alive."""

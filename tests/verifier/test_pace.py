@@ -58,3 +58,13 @@ def test_bundle_is_refused_only_when_it_would_come_too_late() -> None:
     busy = pace.too_late(late, [late, *before_it], 0.0)
     assert busy is not None
     assert f"can wait for {LATE * LEAST_PATIENCE:.1f} s" in busy.sentence
+
+
+def test_behind_is_what_was_left_waiting() -> None:
+    pace = paced(8)
+    pace.planned([], 40, 800, 0.0)
+    assert pace.behind == 0
+    pace.planned(waiting(100), 40, 800, 0.0)
+    little = pace.behind
+    pace.planned(waiting(1000), 40, 800, 0.0)
+    assert pace.behind > 5 * little > 0
