@@ -1,0 +1,238 @@
+"""What a student is taught with and judged by: answers read or written, and some of them held out."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from models.distill.answers import LONGEST_ANSWER, Start, texts_of, think_up_prompts, write
+from models.distill.corpus import Corpus, split
+from models.distill.measure import DRAFT
+from models.distill.texts import Text, overlap, read_answers, read_prompts, shared_prefix
+from models.error import ModelError
+from schemas.messages import GREEDY
+from verifier.engine.load import load_engine
+from verifier.engine.segment import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from edge_agent.tokenizer import ChatTokenizer
+    from models.distill.options import Options
+    from models.distill.texts import Ids
+    from models.progress import Progress
+    from verifier.engine.engine import Engine
+
+EVALUATED = 128
+"""Tokens of a held-out answer that count."""
+
+WRITING = 0.4
+"""Share of the minutes for writing answers, where none are given."""
+
+_KV_BYTES = 2 << 30
+_TIMING = b"\0timing\0"
+
+
+class Material(msgspec.Struct, frozen=True):
+    """Texts for a student.
+
+    Attributes:
+        training: to train on.
+        held_out: not trained on, to judge it while it trains; cut to `EVALUATED` answer tokens.
+        evaluation: to judge the drafter by in the end; those held out where no file of prompts was given.
+        verify_ms: the target's time for a step of one session with a draft of `DRAFT` tokens, in milliseconds.
+        warnings: what should be known about them.
+    """
+
+    training: list[Text]
+    held_out: list[Text]
+    evaluation: list[Text]
+    verify_ms: float
+    warnings: list[str]
+
+    @property
+    def prefix(self) -> int:
+        """Leading ids that all texts share."""
+        return shared_prefix([*self.training, *self.held_out])
+
+
+def gather(target: Path, tokenizer: ChatTokenizer, work: Path, options: Options, progress: Progress) -> Material:
+    """Read or write the texts; what is written is kept in `work` and not written again.
+
+    Raises:
+        ModelError: the data cannot be used; the message says why.
+        EngineError: the target cannot be loaded.
+    """
+    progress("Loading the target", 0, None)
+    engine = load_engine(
+        target, dtype=options.dtype, device=options.device, kv_budget_bytes=_KV_BYTES, threads=options.threads
+    )
+    return Gathering(engine, target, tokenizer, work, options, progress).run()
+
+
+def worth_training(texts: Sequence[Text], *, longest_prompt: int) -> list[Text]:
+    """Leave out texts that cost much and teach little: long prompts, and short answers to middling ones.
+
+    Prompt tokens cost as much as answer tokens, and only the latter teach.
+    """
+    prefix = shared_prefix(texts)
+    return [
+        text
+        for text in texts
+        if text.prompt <= longest_prompt and 2 * len(text.answer) >= min(text.prompt, longest_prompt) - prefix
+    ] or list(texts)
+
+
+class Gathering:
+    """One run of `gather`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        target: Path,
+        tokenizer: ChatTokenizer,
+        work: Path,
+        options: Options,
+        progress: Progress,
+    ) -> None:
+        self._engine = engine
+        self._target = target
+        self._tokenizer = tokenizer
+        self._work = work
+        self._options = options
+        self._progress = progress
+
+    def run(self) -> Material:
+        """Do it."""
+        verify_ms = _time_step(self._engine)
+        banned, warnings = self._banned()
+        texts = self._written(banned) if self._options.answers is None else self._read(banned)
+        training, held_out = split(texts, seed=self._options.seed)
+        held_out = [Text(text.ids[: text.prompt + EVALUATED], text.prompt, text.source) for text in held_out]
+        return Material(
+            training=worth_training(training, longest_prompt=self._options.longest_prompt),
+            held_out=held_out,
+            evaluation=self._evaluation() or held_out,
+            verify_ms=verify_ms,
+            warnings=warnings,
+        )
+
+    def _banned(self) -> tuple[set[int | str], list[str]]:
+        """Return the ids of the training prompts that are evaluation prompts too, and what to say about them."""
+        options = self._options
+        if options.prompts is None or options.evaluation is None:
+            return set(), []
+        training, evaluation = read_prompts(options.prompts), read_prompts(options.evaluation)
+        banned = overlap(training, evaluation)
+        if len(banned) == len(training):
+            raise ModelError(
+                f"All {len(training)} prompts of {options.prompts} are in {options.evaluation} too; a drafter cannot "
+                "be judged by what it was trained on. Give other prompts for one of the two."
+            )
+        if not banned:
+            return banned, []
+        warning = (
+            f"{len(banned)} of the {len(training)} training prompts are among the {len(evaluation)} evaluation "
+            "prompts; they were left out of the training."
+        )
+        return banned, [warning]
+
+    def _evaluation(self) -> list[Text]:
+        """Let the target answer the evaluation prompts."""
+        options = self._options
+        if options.evaluation is None:
+            return []
+        corpus = Corpus(self._work / "evaluation.jsonl")
+        starts = [self._start(prompt.prompt, prompt.source, EVALUATED) for prompt in read_prompts(options.evaluation)]
+        known = _prompts_of(corpus.texts)
+        missing = [start for start in starts if _ids(start).tobytes() not in known]
+        for done, (start, written) in enumerate(write(self._engine, missing, batch=options.batch)):
+            self._progress("Answering the evaluation prompts", done, len(missing))
+            corpus.add([_text(start, written)])
+        wanted = {_ids(start).tobytes() for start in starts}
+        return [text for text in corpus.texts if text.ids[: text.prompt].tobytes() in wanted]
+
+    def _read(self, banned: set[int | str]) -> list[Text]:
+        from tokenizers import Tokenizer  # noqa: PLC0415 - comes with transformers
+
+        options = self._options
+        if options.prompts is None or options.answers is None:
+            raise ModelError("Answers were given without the prompts they belong to; give the file of prompts too.")
+        self._progress("Reading the answers", 0, None)
+        texts = texts_of(
+            [prompt for prompt in read_prompts(options.prompts) if prompt.id not in banned],
+            read_answers(options.answers),
+            self._tokenizer,
+            Tokenizer.from_file(str(self._target / "tokenizer.json")),
+            end_token=min(self._engine.end_tokens, default=None),
+            vocab_size=self._engine.vocab_size,
+        )
+        longest = min(self._engine.context_length, options.context)
+        return [text for text in texts if len(text.ids) <= longest]
+
+    def _written(self, banned: set[int | str]) -> list[Text]:
+        """Let the target write until there are enough texts, or its share of the time is over."""
+        options, corpus = self._options, Corpus(self._work / "texts.jsonl")
+        seconds = 60 * options.minutes * WRITING if options.minutes else None
+        wanted = max(0, options.texts - len(corpus.texts))
+        if seconds is not None and len(corpus.texts) > 1:
+            return corpus.texts  # an earlier run used up that time
+        started = time.monotonic()
+
+        def stop() -> bool:
+            spent = time.monotonic() - started
+            if seconds is not None:
+                self._progress("Writing answers", round(min(spent, seconds)), round(seconds))
+            return seconds is not None and spent > seconds
+
+        starts = islice(self._starts(corpus, banned), wanted)
+        for start, written in write(self._engine, starts, batch=options.batch, stop=stop):
+            corpus.add([_text(start, written)])
+            if seconds is None:
+                self._progress("Writing answers", len(corpus.texts), options.texts)
+        return corpus.texts
+
+    def _starts(self, corpus: Corpus, banned: set[int | str]) -> Iterator[Start]:
+        options, known = self._options, _prompts_of(corpus.texts)
+        if options.prompts is None:
+            seed = options.seed + len(corpus.texts)  # an interrupted run does not think up the same prompts again
+            for ids in think_up_prompts(self._engine, self._tokenizer, seed=seed, batch=options.batch):
+                yield Start(ids, LONGEST_ANSWER)
+            return
+        for prompt in read_prompts(options.prompts):
+            start = self._start(prompt.prompt, prompt.source, LONGEST_ANSWER)
+            if prompt.id not in banned and _ids(start).tobytes() not in known:
+                yield start
+
+    def _start(self, prompt: str, source: str, limit: int) -> Start:
+        ids = self._tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        return Start(tuple(ids), limit, GREEDY, source)
+
+
+def _prompts_of(texts: Sequence[Text]) -> set[bytes]:
+    return {text.ids[: text.prompt].tobytes() for text in texts}
+
+
+def _ids(start: Start) -> Ids:
+    return np.asarray(start.tokens, np.int32)
+
+
+def _text(start: Start, written: list[int]) -> Text:
+    return Text(np.asarray([*start.tokens, *written], np.int32), len(start.tokens), start.source)
+
+
+def _time_step(engine: Engine) -> float:
+    """Return the target's median time for a step of one session with a draft of `DRAFT` tokens, in milliseconds."""
+    tokens = [next(iter(engine.end_tokens), 0)] * 40
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        engine.step([Segment(_TIMING, tokens, DRAFT + 1)])
+        times.append(time.perf_counter() - started)
+    engine.release(_TIMING)
+    return sorted(times[1:])[len(times[1:]) // 2] * 1e3

@@ -1,0 +1,79 @@
+"""A student on disk between training and export: what it was cut from, its tokens, its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import msgspec
+import numpy as np
+
+from models.distill.vocabulary import Vocabulary
+from models.error import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a training may not change when it goes on.
+
+    Attributes:
+        target: checksum of the target's weights.
+        layers: which of its layers the student has.
+        tokens: how many tokens it can write.
+        seed: of all that is random.
+    """
+
+    target: str
+    layers: tuple[int, ...]
+    tokens: int
+    seed: int
+
+
+def fix_shape(folder: Path, shape: Shape) -> None:
+    """Write the shape down, or compare it with what an earlier run wrote.
+
+    Raises:
+        ModelError: they differ.
+    """
+    path = folder / "shape.json"
+    if not path.is_file():
+        path.write_bytes(msgspec.json.encode(shape))
+        return
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=Shape)
+    except msgspec.DecodeError as error:
+        raise ModelError(f"{path} is damaged ({error}); remove {folder} to start anew.") from error
+    for name in Shape.__struct_fields__:
+        if getattr(known, name) != getattr(shape, name):
+            raise ModelError(
+                f"The training in {folder} was begun with {name} {getattr(known, name)}, not {getattr(shape, name)}; "
+                "give the same again to go on with it, or remove the folder to start anew."
+            )
+
+
+def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Write a vocabulary."""
+    with path.open("wb") as file:
+        np.savez(file, kept=vocabulary.kept, inward=vocabulary.inward)
+
+
+def load_vocabulary(path: Path, *, vocab_size: int) -> Vocabulary:
+    """Read a vocabulary and check that it fits a target.
+
+    Raises:
+        ModelError: the file is damaged, or made for another target.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            kept, inward = arrays["kept"].astype(np.int64), arrays["inward"].astype(np.int64)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ModelError(f"{path} is damaged ({error}); remove its folder to start anew.") from error
+    fits = len(inward) == vocab_size and kept.min(initial=0) >= 0 and kept.max(initial=0) < vocab_size
+    if not fits or inward.min(initial=0) < 0 or inward.max(initial=0) >= len(kept):
+        raise ModelError(
+            f"The student's vocabulary in {path} does not fit the target: it is made for {len(inward)} tokens, the "
+            f"target has {vocab_size}. Distil a student from this target, or give the target it was made from."
+        )
+    return Vocabulary(kept, inward)

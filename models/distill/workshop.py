@@ -1,0 +1,113 @@
+"""What students of one target share: the target, the texts, the tokens they can write, the target's distributions."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+import torch
+
+from edge_agent.tokenizer import ChatTokenizer, TokenizerError
+from models.distill.kernels import faster_bits
+from models.distill.material import gather
+from models.distill.student import layer_prefix, spread_layers
+from models.distill.student_folder import load_vocabulary, save_vocabulary
+from models.distill.teacher import Teacher
+from models.distill.vocabulary import choose_tokens, find_stand_ins
+from models.error import ModelError
+from models.folder import check_folder
+from models.seal import sha256_of
+from verifier.engine.checkpoint import limits, load_model
+from verifier.engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from models.distill.options import Options
+    from models.distill.vocabulary import Vocabulary
+    from models.progress import Progress
+
+_DEPTH = 0.3
+"""Share of the target's layers that a student has, unless told otherwise."""
+
+
+class Workshop:
+    """Everything students of a target need, made ready once and kept in a folder.
+
+    Args:
+        target: folder of a Hugging Face causal language model.
+        work: where texts, vocabulary and distributions are kept.
+        options: see there.
+        progress: told how far each step is.
+
+    Attributes:
+        target: as given.
+        digest: checksum of its weights, shortened.
+        options: as given.
+        progress: as given.
+        material: the texts.
+        model: the target, for inference.
+        vocabulary: the tokens a student can write.
+        teacher: the target's distributions over them.
+        bits: of the weights that this machine multiplies faster, 4 or 8; a later run in the folder keeps to it.
+
+    Raises:
+        ModelError: the target, the data or what an earlier run left cannot be used.
+    """
+
+    def __init__(self, target: Path, work: Path, options: Options, progress: Progress) -> None:
+        self.target = target
+        self.options = options
+        self.progress = progress
+        self.digest = sha256_of(target / check_folder(target)[0])[:16]
+        self._work = work
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            self.material = gather(target, ChatTokenizer.load(target), work, options, progress)
+            gc.collect()  # the engine's copy of the target
+            self.model = load_model(target, dtype=options.dtype, device=options.device, threads=options.threads)
+        except (EngineError, TokenizerError) as error:
+            raise ModelError(str(error)) from error
+        self.vocabulary = self._vocabulary()
+        self.teacher = Teacher(
+            self.model, self.vocabulary, self.material.training, work / "teacher", prefix=self.material.prefix
+        )
+        self.bits = self._bits()
+
+    def layers(self, wanted: int | tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return the layers that were named, counted, or left to us."""
+        if isinstance(wanted, tuple):
+            return wanted
+        total = self.model.config.get_text_config().num_hidden_layers
+        return tuple(spread_layers(total, wanted or max(1, round(_DEPTH * total))))
+
+    def _vocabulary(self) -> Vocabulary:
+        path, known = self._work / "vocabulary.npz", limits(self.model)
+        if not path.is_file():
+            self.progress("Choosing the student's tokens", 0, None)
+            kept = choose_tokens(
+                self.material.training,
+                vocab_size=known.vocab_size,
+                size=self.options.vocabulary,
+                always=known.end_tokens,
+            )
+            embeddings = self.model.get_input_embeddings().weight.float().cpu().numpy()
+            save_vocabulary(path, find_stand_ins(embeddings, kept))
+        return load_vocabulary(path, vocab_size=known.vocab_size)
+
+    def _bits(self) -> int:
+        path = self._work / "bits"
+        if not path.is_file():
+            path.write_text(str(faster_bits(*_largest_matrix(self.model))))
+        return 4 if path.read_text() == "4" else 8
+
+
+def _largest_matrix(model: PreTrainedModel) -> tuple[int, int]:
+    prefix = layer_prefix(model)
+    matrices = [value.shape for name, value in model.named_parameters() if name.startswith(prefix) and value.dim() == 2]
+    rows, columns = max(matrices, key=lambda shape: shape[0] * shape[1])
+    return int(rows), int(columns)

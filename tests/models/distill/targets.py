@@ -1,0 +1,53 @@
+"""Tiny random targets of two architectures, and texts for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.distill.texts import Text
+from tests.models.tiny import LONGEST, VOCAB, save_llama, save_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARCHITECTURES = ("llama", "qwen2")
+
+
+def save_target(folder: Path, architecture: str) -> Path:
+    """Write a random target: a llama with a head of its own, or a qwen2 of three layers whose head is its embedding."""
+    if architecture == "llama":
+        return save_llama(folder)
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=LONGEST,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        bos_token_id=256,
+        eos_token_id=256,
+        pad_token_id=256,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(str(folder))
+    save_tokenizer(folder)
+    return folder
+
+
+def random_texts(count: int, *, vocab_size: int = VOCAB, seed: int = 0) -> list[Text]:
+    """Return texts of different lengths that share their first three ids."""
+    generator = np.random.default_rng(seed)
+    texts = []
+    for _ in range(count):
+        prompt, answer = generator.integers(1, 12), generator.integers(1, 30)
+        ids = np.concatenate([[5, 6, 7], generator.integers(0, vocab_size, prompt + answer)]).astype(np.int32)
+        texts.append(Text(ids, int(prompt) + 3))
+    return texts

@@ -1,0 +1,205 @@
+"""Students are cut from their target; teacher, loss and training do what they say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from models.distill.batches import collate
+from models.distill.forward import answer_states
+from models.distill.loss import distillation_loss
+from models.distill.student import cut_student, spread_layers
+from models.distill.student_folder import Shape, fix_shape
+from models.distill.teacher import Teacher
+from models.distill.texts import shared_prefix
+from models.distill.train import Recipe, State, Trainer, rate_factor
+from models.distill.vocabulary import Vocabulary, find_stand_ins
+from models.error import ModelError
+from tests.models.distill.targets import ARCHITECTURES, random_texts, save_target
+from tests.models.tiny import VOCAB
+from verifier.engine.checkpoint import load_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+WHOLE = Vocabulary(np.arange(VOCAB), np.arange(VOCAB))
+PART = find_stand_ins(
+    np.random.default_rng(0).normal(size=(VOCAB, 8)).astype(np.float32), np.asarray([*range(5, 200), 256])
+)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    """A tiny target of each architecture."""
+    return load_model(
+        save_target(tmp_path_factory.mktemp("target"), request.param), dtype="float32", device="cpu", threads=None
+    )
+
+
+def trainer_of(target: PreTrainedModel, folder: Path, recipe: Recipe, vocabulary: Vocabulary = PART) -> Trainer:
+    texts = random_texts(24)
+    prefix = shared_prefix(texts)
+    torch.manual_seed(0)
+    teacher = Teacher(target, vocabulary, texts, folder / "teacher", prefix=prefix)
+    student = cut_student(target, [0], vocabulary)
+    return Trainer(student, vocabulary, teacher, texts, recipe, prefix=prefix)
+
+
+def test_student_of_all_layers_and_tokens_is_the_target(target: PreTrainedModel) -> None:
+    student = cut_student(target, range(target.config.num_hidden_layers), WHOLE)
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(student(ids).logits, target(ids).logits)
+
+
+def test_student_writes_the_kept_rows(target: PreTrainedModel) -> None:
+    student = cut_student(target, range(target.config.num_hidden_layers), PART)
+    ids = torch.tensor([[7, 9, 30, 199]])
+    expected = target(ids).logits[..., torch.from_numpy(PART.kept)]
+    torch.testing.assert_close(student(torch.from_numpy(PART.inward)[ids]).logits, expected)
+
+
+def test_student_of_some_layers_has_their_weights(target: PreTrainedModel) -> None:
+    last = target.config.num_hidden_layers - 1
+    student = cut_student(target, [last], PART)
+    mine, theirs = student.model.layers, target.model.layers
+    assert len(mine) == 1
+    for name, value in mine[0].named_parameters():
+        assert torch.equal(value, theirs[last].get_parameter(name))
+
+
+@pytest.mark.parametrize("layers", [[], [0, 0], [1, 0], [-1], [9]])
+def test_layers_that_are_not_the_target_s_are_refused(target: PreTrainedModel, layers: list[int]) -> None:
+    with pytest.raises(ModelError, match="are not some of the target's"):
+        cut_student(target, layers, PART)
+
+
+def test_vocabulary_of_another_target_is_refused(target: PreTrainedModel) -> None:
+    with pytest.raises(ModelError, match="made for 10 tokens, but the target has 320"):
+        cut_student(target, [0], Vocabulary(np.arange(5), np.zeros(10, np.int64)))
+
+
+@pytest.mark.parametrize(("total", "count"), [(30, 9), (30, 2), (4, 4), (2, 1), (12, 5)])
+def test_spread_layers_are_ascending_and_end_with_the_last(total: int, count: int) -> None:
+    layers = spread_layers(total, count)
+    assert layers == sorted(set(layers))
+    assert len(layers) == count
+    assert layers[0] == 0
+    assert count == 1 or layers[-1] == total - 1
+
+
+def test_common_beginning_changes_nothing(target: PreTrainedModel) -> None:
+    texts = random_texts(6)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            answer_states(target, collate(texts, 3)), answer_states(target, collate(texts, 0)), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_teacher_keeps_what_it_computed(target: PreTrainedModel, tmp_path: Path) -> None:
+    texts = random_texts(6)
+    teacher = Teacher(target, PART, texts, tmp_path, prefix=3)
+    rows, chances = teacher.look_up([4, 1])
+    assert teacher.computed == 2
+    with torch.no_grad():
+        text = texts[4]
+        logits = target(torch.from_numpy(text.ids[None].astype(np.int64))).logits[0, text.prompt - 1 : -1]
+    expected = torch.log_softmax(logits[:, torch.from_numpy(PART.kept)], dim=-1)
+    count = len(text.answer)
+    torch.testing.assert_close(expected.gather(1, rows[:count]), chances[:count], atol=2e-3, rtol=2e-3)
+    assert torch.equal(rows[:count, 0], expected.argmax(-1))
+    again = Teacher(target, PART, texts, tmp_path, prefix=3)
+    assert again.computed == 2
+    assert torch.equal(again.look_up([4, 1])[0], rows)
+    turned = [texts[4], *texts[1:4], texts[0], texts[5]]  # as many positions, of other texts
+    assert Teacher(target, PART, turned, tmp_path, prefix=3).computed == 0
+
+
+def test_loss_is_the_cross_entropy_against_token_and_distribution() -> None:
+    torch.manual_seed(0)
+    logits, chances = torch.randn(3, 6), torch.randn(3, 2)
+    rows, wanted = torch.tensor([[0, 1], [2, 3], [4, 5]]), torch.tensor([1, -1, 5])
+    log = torch.log_softmax(logits, dim=-1)
+    soft = -(torch.softmax(chances, dim=-1) * log.gather(1, rows)).sum(-1)
+    hard = -log[torch.arange(3), wanted.clamp(min=0)]
+    expected = (0.75 * soft[0] + 0.25 * hard[0] + soft[1] + 0.75 * soft[2] + 0.25 * hard[2]) / 3
+    torch.testing.assert_close(distillation_loss(logits, wanted, rows, chances, token_share=0.25), expected)
+
+
+def test_training_learns_its_texts(target: PreTrainedModel, tmp_path: Path) -> None:
+    trainer = trainer_of(target, tmp_path, Recipe(tokens=20_000, batch=256, rate=3e-3, warm_up=5))
+    before = distilled_loss(trainer)
+    trainer.run(lambda trainer, done: None)
+    trainer.finish()
+    assert distilled_loss(trainer) < 0.6 * before
+
+
+def distilled_loss(trainer: Trainer) -> float:
+    """The loss on all texts of `trainer_of`."""
+    texts = random_texts(24)
+    batch = trainer.read(collate(texts, 3))
+    with torch.no_grad():
+        logits = trainer.student.get_output_embeddings()(answer_states(trainer.student, batch))
+        rows, chances = trainer.teacher.look_up(range(24))
+        return float(distillation_loss(logits, batch.wanted, rows, chances, token_share=0.3))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_killed_training_goes_on_as_if_nothing_had_been(target: PreTrainedModel, tmp_path: Path, bits: int) -> None:
+    recipe = Recipe(tokens=4000, batch=256, warm_up=3, bits=bits)
+    straight = trainer_of(target, tmp_path / "a", recipe)
+    straight.run(lambda trainer, done: None)
+    killed = trainer_of(target, tmp_path / "b", recipe)
+
+    def kill(trainer: Trainer, done: float) -> None:
+        if trainer.state.step == 11:
+            trainer.save(tmp_path / "checkpoint.pt")
+        if trainer.state.step == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(kill)
+    resumed = trainer_of(target, tmp_path / "b", recipe)
+    resumed.resume(tmp_path / "checkpoint.pt")
+    assert resumed.state.step == 11
+    resumed.run(lambda trainer, done: None)
+    assert resumed.state.step == straight.state.step
+    assert resumed.state.tokens == straight.state.tokens
+    for trainer in (straight, resumed):
+        trainer.finish()
+    for mine, theirs in zip(resumed.student.parameters(), straight.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_checkpoint_of_another_student_is_refused(target: PreTrainedModel, tmp_path: Path) -> None:
+    recipe = Recipe(tokens=400, batch=256)
+    trainer_of(target, tmp_path, recipe).save(tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelError, match="cannot be used"):
+        trainer_of(target, tmp_path / "other", recipe, WHOLE).resume(tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(ModelError, match="cannot be used"):
+        trainer_of(target, tmp_path, recipe).resume(tmp_path / "checkpoint.pt")
+
+
+def test_rate_rises_stays_and_falls() -> None:
+    recipe = Recipe(tokens=1, warm_up=10, decay=0.25)
+    assert rate_factor(0, 0.0, recipe) == pytest.approx(0.1)
+    assert rate_factor(50, 0.5, recipe) == 1.0
+    assert rate_factor(50, 0.875, recipe) == pytest.approx(0.5)
+    assert rate_factor(50, 1.0, recipe) == 0.0
+
+
+def test_a_fresh_state_has_done_nothing() -> None:
+    assert State().tokens == 0
+
+
+def test_shape_may_not_change(tmp_path: Path) -> None:
+    shape = Shape("abc", (0, 1), 10, 0)
+    fix_shape(tmp_path, shape)
+    fix_shape(tmp_path, shape)
+    with pytest.raises(ModelError, match=r"begun with layers \(0, 1\), not \(0,\)"):
+        fix_shape(tmp_path, Shape("abc", (0,), 10, 0))
