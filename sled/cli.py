@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 -- typer reads annotations when the command runs
@@ -29,8 +30,10 @@ app = typer.Typer(
     add_completion=False,
 )
 model = typer.Typer(help="Get target models and make drafters of them.", no_args_is_help=True)
+draft = typer.Typer(help="Make draft models that fit a target.", no_args_is_help=True)
 bench = typer.Typer(help="Measure, in one run, and print ratios.", no_args_is_help=True)
 app.add_typer(model, name="model")
+app.add_typer(draft, name="draft")
 app.add_typer(bench, name="bench")
 
 
@@ -157,6 +160,85 @@ def _export(target: Path, out: Path | None = None, precision: Precision = Precis
 
     with RichProgress(Console(stderr=True)) as progress:
         return export_drafter(target, out, precision=precision.value, progress=progress)
+
+
+@draft.command("distill")
+def draft_distill(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the drafter to make; its work is kept beside it.")],
+    target: TargetName = None,
+    layers: Annotated[
+        str | None, typer.Option(help="How many of the target's layers, or which (0,1,2,29); by default a third.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="JSON Lines of prompts; by default the target thinks up its own."),
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="JSON Lines of the target's answers to them; by default it writes them.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="JSON Lines of prompts to judge the drafter by, and never to train on.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="For everything, roughly; by default until --tokens are seen.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Answer tokens to see, repetitions included; by default six passes.")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option(min=1, help="Tokens the drafter can write.")] = 12_288,
+    context: Annotated[int, typer.Option(min=16, help="The longest sequence the drafter reads, in tokens.")] = 4096,
+    round_trips: Annotated[
+        list[float] | None, typer.Option("--round-trip", min=0, help="Milliseconds; may be given again.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[DType, typer.Option(help="What matrices are multiplied in.")] = DType.FLOAT32,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a small draft model of a target: cut from it, trained on its own answers, exported and measured.
+
+    A run that was killed goes on when it is started again.
+    """
+    import msgspec
+
+    from models.distill.bar import LongProgress
+    from models.distill.distil import distil
+    from models.distill.options import Options
+    from models.distill.report import describe
+
+    options = Options(
+        prompts=prompts,
+        answers=answers,
+        evaluation=evaluation,
+        layers=_layers(layers),
+        vocabulary=vocabulary,
+        minutes=minutes,
+        tokens=tokens,
+        context=context,
+        round_trips_ms=tuple(round_trips) if round_trips else (5.0, 20.0, 50.0, 100.0),
+        device=device,
+        dtype="bfloat16" if dtype is DType.BFLOAT16 else "float32",
+        seed=seed,
+        command=shlex.join(["sled", *sys.argv[1:]]),
+    )
+    folder = _pull(target)
+    with LongProgress(Console(stderr=True)) as progress:
+        report = distil(folder, out, options, progress=progress)
+    typer.echo(msgspec.json.encode(report).decode() if as_json else describe(report))
+
+
+def _layers(text: str | None) -> int | tuple[int, ...] | None:
+    """Read how many layers, or which."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} should be a number of layers, or some layers as in 0,1,2,29", param_hint="--layers"
+        ) from error
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 # Roles ------------------------------------------------------------------------------------------------------------
