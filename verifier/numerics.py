@@ -14,7 +14,7 @@ import transformers
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Raised whenever the engine's arithmetic changes, even in the order of a sum."""
 
 _WEIGHTS = ("*.safetensors", "*.bin")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from verifier.engine.attention import NotPackableError
 from verifier.engine.checkpoint import load_model
 from verifier.engine.packed import PackedEngine
+from verifier.engine.prepack import prepack, unpack
 from verifier.engine.race import warm_up
 from verifier.engine.sequential import SequentialEngine
 
@@ -48,9 +49,19 @@ def load_engine(
 
 
 def engine_for(model: PreTrainedModel, *, kv_budget_bytes: int) -> Engine:
-    """Return the engine for a model made ready by `checkpoint.prepare`."""
+    """Return the engine for a model made ready by `checkpoint.prepare`, which it takes over."""
     if model.device.type == "cpu":
         warm_up()
+    if prepack(model):
+        try:
+            return _engine_for(model, kv_budget_bytes)
+        except (RuntimeError, NotImplementedError) as error:  # its code reads weights itself
+            _log.warning("The target (%s) runs without prepacked weights: %s.", model.config.model_type, error)
+            unpack(model)
+    return _engine_for(model, kv_budget_bytes)
+
+
+def _engine_for(model: PreTrainedModel, kv_budget_bytes: int) -> Engine:
     try:
         return PackedEngine(model, kv_budget_bytes=kv_budget_bytes)
     except NotPackableError as error:

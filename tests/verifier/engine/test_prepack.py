@@ -1,0 +1,104 @@
+"""Weights laid out once: the same products, whatever else is in the step."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+from verifier.engine.load import engine_for
+from verifier.engine.prepack import PrepackedLinear, prepack, unpack
+from verifier.engine.segment import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+def _layer(bias: bool = True) -> nn.Linear:
+    torch.manual_seed(7)
+    return nn.Linear(160, 96, bias=bias).requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 160), (5, 160), (1, 7, 160), (2, 3, 160), (0, 160)])
+def test_the_product_is_that_of_the_plain_layer(bias: bool, shape: tuple[int, ...]) -> None:
+    """To rounding, for any number of rows and leading dimensions."""
+    plain = _layer(bias)
+    rows = torch.randn(shape)
+    torch.testing.assert_close(PrepackedLinear(plain)(rows), plain(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    """Bit for bit, which the plain product does not promise."""
+    packed, rows = PrepackedLinear(_layer()), torch.randn(40, 160)
+    whole = packed(rows)
+    for count in (1, 2, 5, 17):
+        assert torch.equal(packed(rows[:count].clone()), whole[:count])
+
+
+def test_rows_that_are_not_contiguous_are_read_as_they_are() -> None:
+    """Models hand on views."""
+    plain = _layer()
+    view = torch.randn(6, 320)[:, ::2]
+    torch.testing.assert_close(PrepackedLinear(plain)(view), plain(view), rtol=1e-5, atol=1e-5)
+
+
+def test_every_plain_linear_layer_of_a_model_is_laid_out(tiny: Callable[..., PreTrainedModel]) -> None:
+    """And comes back with the same bits."""
+    model = tiny("llama")
+    before = copy.deepcopy(model.state_dict())
+    linear = sum(type(layer) is nn.Linear for layer in model.modules())
+    assert prepack(model) == linear > 0
+    assert not any(type(layer) is nn.Linear for layer in model.modules())
+    unpack(model)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("change", ["bfloat16", "subclass"])
+def test_what_is_not_plain_float32_is_left_alone(change: str, tiny: Callable[..., PreTrainedModel]) -> None:
+    """Other dtypes, and layers with a forward of their own."""
+    model = tiny("llama")
+    if change == "bfloat16":
+        assert prepack(model.to(torch.bfloat16)) == 0
+    else:
+
+        class Doubled(nn.Linear):
+            """Means something else by its weight."""
+
+            def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- named as in nn.Linear
+                """Return twice the product."""
+                return 2 * super().forward(input)
+
+        model.lm_head.__class__ = Doubled
+        prepack(model)
+        assert type(model.lm_head) is Doubled
+
+
+def test_a_model_that_reads_a_weight_itself_runs_without(
+    tiny: Callable[..., PreTrainedModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a warning, and the same tokens."""
+    model = tiny("llama")
+    segment = Segment(b"x", [5, 6, 7, 8], 2)
+    expected = engine_for(copy.deepcopy(model), kv_budget_bytes=1 << 20).step([segment])
+    block = model.model.layers[0].mlp
+    plain = type(block).forward
+
+    def forward(self: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        """Compute as before, and touch a weight."""
+        return plain(self, rows) + 0.0 * (self.gate_proj.weight + 0.0).sum()
+
+    block.__class__ = type("Reads", (type(block),), {"forward": forward})
+    engine = engine_for(model, kv_budget_bytes=1 << 20)
+    assert "runs without prepacked weights" in caplog.text
+    assert engine.step([segment]) == expected
+    assert type(block.gate_proj) is nn.Linear

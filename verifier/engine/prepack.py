@@ -1,0 +1,94 @@
+"""Laying a model's weights out once for the kernels that multiply by them, on a CPU in float32.
+
+A product of a few rows with a large matrix, which is what verifying a handful of draft tokens comes to, is otherwise
+computed by first copying the matrix into the kernel's own layout, every time: twice to three times the traffic that
+one row costs. oneDNN's kernels take weights that are laid out already (what TorchInductor does when it freezes a
+model). They also sum each row in the same order however many rows there are, so that a session's products do not
+depend on who else is in the step.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_log = logging.getLogger(__name__)
+
+_ROWS: Final = 8
+"""Rows that the layout is chosen for: a bundle or two. It serves all others; for a single one, sums would differ."""
+_TOLERANCE: Final = 1e-4
+"""Largest difference to the plain product, relative to its largest value, that rounding explains."""
+
+
+class PrepackedLinear(nn.Linear):
+    """A linear layer whose weight has oneDNN's layout; shapes, dtype and result are those of `nn.Linear`.
+
+    Only the product may use such a weight. `unpack` gives the plain layer back.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Take over the weights of `linear` [out, in], float32, on the CPU."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.register_parameter("bias", linear.bias)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- named as in nn.Linear
+        """Return [..., out] for `input` [..., in]."""
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return product
+
+    def unpacked(self) -> nn.Linear:
+        """Return the plain layer."""
+        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        plain.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        plain.register_parameter("bias", self.bias)
+        return plain
+
+
+@torch.inference_mode()
+def prepack(model: PreTrainedModel) -> int:
+    """Lay the weights of all plain linear layers of a model out for oneDNN, in place; return how many.
+
+    Weights that are not float32 on the CPU stay as they are, and all do where torch was built without oneDNN or where
+    its product differs from the plain one. An output head that shares its weight with the embedding gets a copy of its
+    own, which takes four bytes more for each of its weights.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    packed = 0
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            # Exactly nn.Linear: what subclasses do with their weights is their own affair.
+            if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32 or layer.weight.device.type != "cpu":
+                continue
+            candidate = PrepackedLinear(layer)
+            if not _alike(layer, candidate):
+                _log.warning("the CPU's prepacked product differs from the plain one, so it is not used")
+                unpack(model)
+                return 0
+            setattr(parent, name, candidate)
+            packed += 1
+    return packed
+
+
+def unpack(model: PreTrainedModel) -> None:
+    """Undo `prepack`; a head that shared its weight keeps its copy."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, PrepackedLinear):
+                setattr(parent, name, layer.unpacked())
+
+
+def _alike(plain: nn.Linear, packed: PrepackedLinear) -> bool:
+    """Whether both compute the same for a few rows."""
+    rows = torch.linspace(-1, 1, 3 * plain.in_features).sin().view(3, plain.in_features)
+    expected, got = plain(rows), packed(rows)
+    return bool((got - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1.0))
