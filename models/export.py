@@ -107,13 +107,15 @@ def _build(target: Path, out: Path, precision: Precision, progress: Progress) ->
             progress(title, int(percent[1]), 100)
 
     progress(title, 0, 100)
-    downloads = out / "downloads"  # the builder insists on a folder for models of the hub
+    downloads = (
+        out.resolve() / "downloads"
+    )  # the builder, which runs in there, insists on a folder for models of the hub
     downloads.mkdir()
     builder = ["-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", precision, "-c", str(downloads)]
     options = ["--extra_options", "prune_lm_head=true", "hf_token=false"]
     try:
         run_python(
-            [*builder, "-i", str(target.resolve()), "-o", str(out), *options],
+            [*builder, "-i", str(target.resolve()), "-o", str(out.resolve()), *options],
             on_line=advance,
             folder=downloads,
             environment={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},

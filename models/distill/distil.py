@@ -1,37 +1,32 @@
-"""Making a draft model for a target, from first prompt to measured drafter; a run that was killed goes on."""
+"""Making draft models for a target, from first prompt to measured drafter; a run that was killed goes on."""
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from edge_agent.drafters.onnx import OnnxDrafter
-from models.distill.export_student import build_graph, write_drafter
-from models.distill.held_out import agreements_by_source, pool
+from models.cache import locked
+from models.distill.delivery import deliver
+from models.distill.export_student import build_graph
 from models.distill.lesson import Lesson
-from models.distill.material import EVALUATED
-from models.distill.measure import DRAFT, agree, expected_speeds, folder_bytes, ms_per_token
-from models.distill.report import Drafted, Report, card
+from models.distill.student import count_layers, cut_student, pick_layers
+from models.distill.student_folder import Shape, check_shape
 from models.distill.workshop import Workshop
 from models.error import ModelError
 from models.folder import check_folder
 from models.progress import silent
+from models.seal import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from models.distill.options import Options
+    from models.distill.report import Report
     from models.progress import Progress
 
-_DRAFTED_TEXTS = 40
-"""Held-out texts that an exported drafter drafts for, where no evaluation prompts say how many."""
+    Layers = tuple[int, ...]
 
 
 def distil(target: Path, out: Path, options: Options, *, progress: Progress = silent) -> Report:
@@ -50,117 +45,87 @@ def distil(target: Path, out: Path, options: Options, *, progress: Progress = si
         ModelError: the target, the data or an earlier run cannot be used; the message says what to do.
     """
     check_folder(target)
-    _check_out(out)
+    out = out.absolute()  # the ONNX builder works in a folder of its own
     work = out.with_name(f"{out.name}.training")
-    workshop = Workshop(target, work, options, progress)
-    return _make(workshop, workshop.layers(options.layers), out, work)
+    layers = pick_layers(count_layers(target), options.layers)
+    with _opened(target, work, {(out, work): layers}, options, progress) as workshop:
+        return _make(workshop, layers, out, work)
 
 
 def frontier(
-    target: Path, out: Path, options: Options, *, students: Iterable[int | tuple[int, ...]], progress: Progress = silent
+    target: Path, out: Path, options: Options, *, students: Sequence[int | Layers], progress: Progress = silent
 ) -> list[Report]:
     """Make students of several sizes with the same texts and the same recipe, to choose among them.
 
     Args:
         target: folder of a Hugging Face causal language model.
         out: folder that gets a drafter `<n>-layers` of each size.
-        options: see there; its layers do not count.
+        options: see there; its layers do not count, and its minutes are for each student.
         students: the number of layers of each, or the layers themselves.
         progress: told how far each step is.
 
     Raises:
-        ModelError: as `distil`.
+        ModelError: as `distil`, or two students would have as many layers.
     """
     check_folder(target)
+    out = out.absolute()  # the ONNX builder works in a folder of its own
     work = out.with_name(f"{out.name}.training")
-    workshop = Workshop(target, work, options, progress)
-    reports = []
-    for wanted in students:
-        layers = workshop.layers(wanted)
-        name = f"{len(layers)}-layers"
-        _check_out(out / name)
+    total = count_layers(target)
+    sizes = [pick_layers(total, wanted) for wanted in students]
+    names = [f"{len(layers)}-layers" for layers in sizes]
+    if len(set(names)) < len(names):
+        raise ModelError("Two of the students have as many layers; give each size once, as in 2,4,9,15.")
+    folders = {(out / name, work / name): layers for name, layers in zip(names, sizes, strict=True)}
+    with _opened(target, work, folders, options, progress) as workshop:
         out.mkdir(parents=True, exist_ok=True)
-        reports.append(_make(workshop, layers, out / name, work / name))
-    return reports
-
-
-def _make(workshop: Workshop, layers: tuple[int, ...], out: Path, folder: Path) -> Report:
-    """Teach a student, export it and judge what came of it."""
-    lesson = Lesson(workshop, layers, folder)
-    if lesson.fresh:
-        with _graph(workshop, lesson):
-            pass  # what cannot be exported is better known before hours of training than after
-    lesson.teach()
-    state, material = lesson.trainer.state, workshop.material
-    with _graph(workshop, lesson) as graph:
-        drafters = [_export(workshop, graph, out, bits) for bits in sorted({workshop.bits, 8})]
-    report = Report(
-        drafters=drafters,
-        layers=layers,
-        tokens=state.tokens,
-        texts=len(material.training),
-        minutes=state.seconds / 60,
-        verify_ms=material.verify_ms,
-        curve=lesson.curve,
-        warnings=material.warnings,
-    )
-    (out / "README.md").write_text(card(report, _facts(workshop)), encoding="utf-8")
-    (out / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    if (licence := workshop.target / "LICENSE").is_file():
-        shutil.copyfile(licence, out / "LICENSE")
-    return report
+        return [_make(workshop, layers, place, folder) for (place, folder), layers in folders.items()]
 
 
 @contextmanager
-def _graph(workshop: Workshop, lesson: Lesson) -> Iterator[Path]:
-    """Give the folder of the student's graph in float32."""
-    with tempfile.TemporaryDirectory(dir=lesson.folder) as work:
-        yield build_graph(
-            lesson.trainer.student,
-            workshop.target,
-            Path(work),
-            context=workshop.options.context,
-            progress=workshop.progress,
-        )
+def _opened(
+    target: Path, work: Path, students: Mapping[tuple[Path, Path], Layers], options: Options, progress: Progress
+) -> Iterator[Workshop]:
+    """Make a workshop ready; whatever can be wrong is found before the hours of work.
+
+    Args:
+        target: as `distil`.
+        work: the workshop's folder, which one process at a time may use.
+        students: the layers of each by its folders, of the drafter and of the training.
+        options: as `distil`.
+        progress: as `distil`.
+    """
+    with locked(work, progress):
+        digest = sha256_of(target / check_folder(target)[0])[:16]
+        for (out, folder), layers in students.items():
+            _check_out(out)
+            check_shape(folder, Shape(digest, layers, options.vocabulary, options.seed))
+        workshop = Workshop(target, digest, work, options, progress)
+        _check_exportable(workshop)
+        yield workshop
 
 
-def _export(workshop: Workshop, graph: Path, out: Path, bits: int) -> Drafted:
-    """Write a drafter, the one of the faster bits to `out`, and draft with it."""
-    options, material, progress = workshop.options, workshop.material, workshop.progress
-    folder = out if bits == workshop.bits else out.with_name(f"{out.name}-int{bits}")
-    source = f"{bits}-bit export of a student of {workshop.target.name}"
-    write_drafter(graph, workshop.vocabulary, workshop.target, folder, bits=bits, source=source, progress=progress)
-    drafter = OnnxDrafter(folder)
-    judged = material.evaluation if options.evaluation else material.evaluation[:_DRAFTED_TEXTS]
-    agreements = agree(drafter, judged, longest=EVALUATED, progress=progress)
-    ms = ms_per_token(drafter, max(judged, key=lambda text: text.prompt))
-    sources = agreements_by_source([text.source for text in judged], agreements)
-    return Drafted(
-        folder=str(folder),
-        bits=bits,
-        size=folder_bytes(folder),
-        ms_per_token=ms,
-        acceptance=pool(agreements, DRAFT),
-        by_source={source: pool(part, DRAFT) for source, part in sources.items()},
-        speeds=expected_speeds(
-            agreements, draft_ms=ms, verify_ms=material.verify_ms, round_trips_ms=options.round_trips_ms
-        ),
-    )
+def _make(workshop: Workshop, layers: Layers, out: Path, folder: Path) -> Report:
+    """Teach a student and deliver it."""
+    lesson = Lesson(workshop, layers, folder)
+    lesson.teach()
+    return deliver(workshop, lesson, out)
 
 
-def _facts(workshop: Workshop) -> dict[str, str]:
-    options = workshop.options
-    prompts = options.prompts.name if options.prompts else "thought up by the target"
-    answers = options.answers.name if options.answers else "written by the target, greedy"
-    has_licence = (workshop.target / "LICENSE").is_file()
-    return {
-        "Command": f"`{options.command}`",
-        "Target": f"{workshop.target.name} (weights {workshop.digest})",
-        "Data": f"prompts {prompts}, answers {answers}",
-        "Seed": str(options.seed),
-        "Hardware": f"{platform.machine()}, {os.cpu_count()} cores, device {workshop.model.device}, {options.dtype}",
-        "Licence": "that of the target" + (" (see LICENSE)" if has_licence else ""),
-    }
+def _check_exportable(workshop: Workshop) -> None:
+    """Export a student of one layer, once: what cannot be exported is better known before the training than after."""
+    note, work = workshop.work / "exportable", workshop.work / "trial"
+    if note.is_file():
+        return
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    work.mkdir()
+    try:
+        student = cut_student(workshop.model, [0], workshop.vocabulary)
+        build_graph(student, workshop.target, work, context=workshop.options.context, progress=workshop.progress)
+    except ModelError as error:
+        raise ModelError(f"No drafter can be made of {workshop.target}: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    note.touch()
 
 
 def _check_out(out: Path) -> None:

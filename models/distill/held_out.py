@@ -6,17 +6,17 @@ tokens is the answer's, hence whether it agrees at every position of the answer 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from numpy.typing import NDArray
-
-    Agreement = NDArray[np.bool_]
+Agreement: TypeAlias = NDArray[np.bool_]
+"""At which positions of an answer the drafter's token is the answer's, bool [T]."""
 
 
 class Acceptance(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ def play_rounds(agreement: Agreement, draft: int) -> Acceptance:
     """Play the rounds of one answer with drafts of a fixed length.
 
     Args:
-        agreement: bool [T], whether the drafter's token at each position is the answer's.
+        agreement: of the answer.
         draft: tokens drafted per round; the last round drafts and commits what is left.
     """
     length = len(agreement)

@@ -29,6 +29,9 @@ _PASSES = 6
 """Over the texts at most, unless told otherwise: a distribution still teaches something the sixth time."""
 
 _SAVE_SECONDS = 600.0
+_SAVE_SHARE = 0.01
+"""Of the time, at most, for checkpoints, but for one every `_SAVE_SECONDS`."""
+
 _JUDGE_SECONDS = 1800.0
 _CURVE_POINTS = 20
 
@@ -44,7 +47,6 @@ class Lesson:
     Attributes:
         layers: as given.
         folder: as given.
-        fresh: whether no earlier run left a checkpoint.
         trainer: with the student.
         curve: held-out results so far, those of earlier runs included.
 
@@ -69,12 +71,14 @@ class Lesson:
         self._progress = workshop.progress
         self._checkpoint = folder / "checkpoint.pt"
         self._curve_file = folder / "curve.jsonl"
-        self.curve = _read_curve(self._curve_file)
-        self.fresh = not self._checkpoint.is_file()
-        if not self.fresh:
+        if self._checkpoint.is_file():
             self.trainer.resume(self._checkpoint)
-        self._title = "Training"
-        self._saved = self._judged = time.monotonic()
+        # What an earlier run judged after its last checkpoint comes again.
+        self.curve = [point for point in _read_curve(self._curve_file) if point.tokens <= self.trainer.state.tokens]
+        self._curve_file.write_bytes(b"".join(map(_line, self.curve)))
+        self._title = _title(self.curve[-1]) if self.curve else "Training"
+        self._judged = time.monotonic()
+        self._save_at = 0.0
         self._done = self.trainer.done
 
     def teach(self) -> None:
@@ -88,9 +92,11 @@ class Lesson:
         if done - self._done >= 1 / _CURVE_POINTS or now - self._judged > _JUDGE_SECONDS or done >= 1:
             self._done, self._judged = done, now
             self._judge()
-        if now - self._saved > _SAVE_SECONDS or done >= 1:
-            self._saved = now
+        if now > self._save_at or done >= 1:
+            started = time.monotonic()
             trainer.save(self._checkpoint)
+            took = time.monotonic() - started
+            self._save_at = now + min(_SAVE_SECONDS, took / _SAVE_SHARE)
         self._progress(self._title, round(1000 * done), 1000)
 
     def _judge(self) -> None:
@@ -100,8 +106,8 @@ class Lesson:
         point = Point(state.tokens, state.seconds / 60, counts.agreement, counts.mean_accepted_length)
         self.curve.append(point)
         with self._curve_file.open("ab") as file:
-            file.write(msgspec.json.encode(point) + b"\n")
-        self._title = f"Training: {point.mean_accepted_length:.2f} held-out tokens a round"
+            file.write(_line(point))
+        self._title = _title(point)
 
 
 def recipe_of(options: Options, *, tokens: int, bits: int) -> Recipe:
@@ -120,6 +126,14 @@ def recipe_of(options: Options, *, tokens: int, bits: int) -> Recipe:
         bits=bits,
         dtype=options.dtype,
     )
+
+
+def _title(point: Point) -> str:
+    return f"Training: {point.mean_accepted_length:.2f} held-out tokens a round"
+
+
+def _line(point: Point) -> bytes:
+    return msgspec.json.encode(point) + b"\n"
 
 
 def _read_curve(path: Path) -> list[Point]:

@@ -12,6 +12,7 @@ import numpy as np
 from models.distill.answers import LONGEST_ANSWER, Start, texts_of, think_up_prompts, write
 from models.distill.corpus import Corpus, split
 from models.distill.measure import DRAFT
+from models.distill.student_folder import VOCABULARY
 from models.distill.texts import Text, overlap, read_answers, read_prompts, shared_prefix
 from models.error import ModelError
 from schemas.messages import GREEDY
@@ -19,7 +20,7 @@ from verifier.engine.load import load_engine
 from verifier.engine.segment import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from edge_agent.tokenizer import ChatTokenizer
@@ -46,6 +47,7 @@ class Material(msgspec.Struct, frozen=True):
         held_out: not trained on, to judge it while it trains; cut to `EVALUATED` answer tokens.
         evaluation: to judge the drafter by in the end; those held out where no file of prompts was given.
         verify_ms: the target's time for a step of one session with a draft of `DRAFT` tokens, in milliseconds.
+        alone_ms: the same without a draft.
         warnings: what should be known about them.
     """
 
@@ -53,6 +55,7 @@ class Material(msgspec.Struct, frozen=True):
     held_out: list[Text]
     evaluation: list[Text]
     verify_ms: float
+    alone_ms: float
     warnings: list[str]
 
     @property
@@ -109,17 +112,20 @@ class Gathering:
 
     def run(self) -> Material:
         """Do it."""
-        verify_ms = _time_step(self._engine)
+        verify_ms, alone_ms = (_time_step(self._engine, fed) for fed in (DRAFT + 1, 1))
         banned, warnings = self._banned()
-        texts = self._written(banned) if self._options.answers is None else self._read(banned)
+        judged = self._judged_starts()
+        texts = self._written(banned, judged) if self._options.answers is None else self._read(banned)
+        texts, more = self._unseen(texts, judged)
         training, held_out = split(texts, seed=self._options.seed)
         held_out = [Text(text.ids[: text.prompt + EVALUATED], text.prompt, text.source) for text in held_out]
         return Material(
             training=worth_training(training, longest_prompt=self._options.longest_prompt),
             held_out=held_out,
-            evaluation=self._evaluation() or held_out,
+            evaluation=self._evaluation(judged) or held_out,
             verify_ms=verify_ms,
-            warnings=warnings,
+            alone_ms=alone_ms,
+            warnings=warnings + more,
         )
 
     def _banned(self) -> tuple[set[int | str], list[str]]:
@@ -142,20 +148,41 @@ class Gathering:
         )
         return banned, [warning]
 
-    def _evaluation(self) -> list[Text]:
+    def _judged_starts(self) -> dict[bytes, Start]:
+        """Return the evaluation prompts by their ids."""
+        if self._options.evaluation is None:
+            return {}
+        prompts = read_prompts(self._options.evaluation)
+        starts = (self._start(prompt.prompt, prompt.source, EVALUATED) for prompt in prompts)
+        return {_ids(start).tobytes(): start for start in starts}
+
+    def _unseen(self, texts: list[Text], judged: Mapping[bytes, Start]) -> tuple[list[Text], list[str]]:
+        """Leave out answers to evaluation prompts that an earlier run, which did not know them as such, has written."""
+        unseen = [text for text in texts if _prompt_of(text) not in judged]
+        if not unseen:
+            raise ModelError(
+                f"All {len(texts)} texts in {self._work} are answers to prompts of {self._options.evaluation}; a "
+                "drafter cannot be judged by what it was trained on. Remove the folder, or give other prompts."
+            )
+        if len(unseen) == len(texts):
+            return texts, []
+        warning = (
+            f"{len(texts) - len(unseen)} of the {len(texts)} training texts were answers to evaluation prompts and are "
+            f"left out from now on; a student that was begun before has seen them. Remove {self._work} to start anew."
+        )
+        return unseen, [warning]
+
+    def _evaluation(self, judged: Mapping[bytes, Start]) -> list[Text]:
         """Let the target answer the evaluation prompts."""
-        options = self._options
-        if options.evaluation is None:
+        if not judged:
             return []
         corpus = Corpus(self._work / "evaluation.jsonl")
-        starts = [self._start(prompt.prompt, prompt.source, EVALUATED) for prompt in read_prompts(options.evaluation)]
         known = _prompts_of(corpus.texts)
-        missing = [start for start in starts if _ids(start).tobytes() not in known]
-        for done, (start, written) in enumerate(write(self._engine, missing, batch=options.batch)):
+        missing = [start for ids, start in judged.items() if ids not in known]
+        for done, (start, written) in enumerate(write(self._engine, missing, batch=self._options.batch)):
             self._progress("Answering the evaluation prompts", done, len(missing))
             corpus.add([_text(start, written)])
-        wanted = {_ids(start).tobytes() for start in starts}
-        return [text for text in corpus.texts if text.ids[: text.prompt].tobytes() in wanted]
+        return [text for text in corpus.texts if _prompt_of(text) in judged]
 
     def _read(self, banned: set[int | str]) -> list[Text]:
         from tokenizers import Tokenizer  # noqa: PLC0415 - comes with transformers
@@ -175,34 +202,37 @@ class Gathering:
         longest = min(self._engine.context_length, options.context)
         return [text for text in texts if len(text.ids) <= longest]
 
-    def _written(self, banned: set[int | str]) -> list[Text]:
+    def _written(self, banned: set[int | str], judged: Mapping[bytes, Start]) -> list[Text]:
         """Let the target write until there are enough texts, or its share of the time is over."""
         options, corpus = self._options, Corpus(self._work / "texts.jsonl")
         seconds = 60 * options.minutes * WRITING if options.minutes else None
         wanted = max(0, options.texts - len(corpus.texts))
-        if seconds is not None and len(corpus.texts) > 1:
-            return corpus.texts  # an earlier run used up that time
+        if seconds is not None and (self._work / VOCABULARY).is_file():
+            return corpus.texts  # an earlier run has used up that time
         started = time.monotonic()
 
         def stop() -> bool:
             spent = time.monotonic() - started
-            if seconds is not None:
-                self._progress("Writing answers", round(min(spent, seconds)), round(seconds))
-            return seconds is not None and spent > seconds
-
-        starts = islice(self._starts(corpus, banned), wanted)
-        for start, written in write(self._engine, starts, batch=options.batch, stop=stop):
-            corpus.add([_text(start, written)])
             if seconds is None:
                 self._progress("Writing answers", len(corpus.texts), options.texts)
+                return False
+            self._progress("Writing answers", round(min(spent, seconds)), round(seconds))
+            return spent > seconds
+
+        stop()  # thinking up the first prompts takes a while
+        starts = islice(self._starts(corpus, banned, judged), wanted)
+        for start, written in write(self._engine, starts, batch=options.batch, stop=stop):
+            corpus.add([_text(start, written)])
         return corpus.texts
 
-    def _starts(self, corpus: Corpus, banned: set[int | str]) -> Iterator[Start]:
+    def _starts(self, corpus: Corpus, banned: set[int | str], judged: Mapping[bytes, Start]) -> Iterator[Start]:
         options, known = self._options, _prompts_of(corpus.texts)
         if options.prompts is None:
             seed = options.seed + len(corpus.texts)  # an interrupted run does not think up the same prompts again
             for ids in think_up_prompts(self._engine, self._tokenizer, seed=seed, batch=options.batch):
-                yield Start(ids, LONGEST_ANSWER)
+                start = Start(ids, LONGEST_ANSWER)
+                if _ids(start).tobytes() not in judged:
+                    yield start
             return
         for prompt in read_prompts(options.prompts):
             start = self._start(prompt.prompt, prompt.source, LONGEST_ANSWER)
@@ -214,8 +244,12 @@ class Gathering:
         return Start(tuple(ids), limit, GREEDY, source)
 
 
+def _prompt_of(text: Text) -> bytes:
+    return text.ids[: text.prompt].tobytes()
+
+
 def _prompts_of(texts: Sequence[Text]) -> set[bytes]:
-    return {text.ids[: text.prompt].tobytes() for text in texts}
+    return {_prompt_of(text) for text in texts}
 
 
 def _ids(start: Start) -> Ids:
@@ -226,13 +260,13 @@ def _text(start: Start, written: list[int]) -> Text:
     return Text(np.asarray([*start.tokens, *written], np.int32), len(start.tokens), start.source)
 
 
-def _time_step(engine: Engine) -> float:
-    """Return the target's median time for a step of one session with a draft of `DRAFT` tokens, in milliseconds."""
+def _time_step(engine: Engine, fed: int) -> float:
+    """Return the target's median time for a step of one session that is fed so many tokens, in milliseconds."""
     tokens = [next(iter(engine.end_tokens), 0)] * 40
     times = []
     for _ in range(7):
         started = time.perf_counter()
-        engine.step([Segment(_TIMING, tokens, DRAFT + 1)])
+        engine.step([Segment(_TIMING, tokens, fed)])
         times.append(time.perf_counter() - started)
     engine.release(_TIMING)
     return sorted(times[1:])[len(times[1:]) // 2] * 1e3

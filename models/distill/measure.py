@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from models.distill.held_out import Acceptance, pool
+from models.distill.held_out import Acceptance, Agreement, pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from edge_agent.drafters.drafter import Drafter
     from models.distill.texts import Text
@@ -27,73 +25,100 @@ DRAFT = 4
 _LONGEST_DRAFT = 16
 
 
+class Trial(msgspec.Struct, frozen=True):
+    """What a drafter did beside given answers.
+
+    Attributes:
+        agreements: of its greedy tokens with each text.
+        sources: of these texts.
+        ms_per_token: median time of a token, those that follow a new prompt left out; 0 if there was no other.
+    """
+
+    agreements: list[Agreement]
+    sources: list[str]
+    ms_per_token: float
+
+
 class Speed(msgspec.Struct, frozen=True):
-    """What is to be expected at a round-trip time.
+    """What is to be expected at a round-trip time, with drafts of one fixed length.
 
     Attributes:
         round_trip_ms: between device and server, there and back.
-        draft: the best number of tokens to draft in a round.
+        draft: the best number of tokens to draft in every round.
         tokens_per_s: committed with it.
         speed_up: over drafting nothing, when each round trip brings one token.
+        of_alone: over the target writing by itself where it runs, without any round trip.
     """
 
     round_trip_ms: float
     draft: int
     tokens_per_s: float
     speed_up: float
+    of_alone: float
 
 
-def agree(drafter: Drafter, texts: Sequence[Text], *, longest: int, progress: Progress) -> list[NDArray[np.bool_]]:
-    """Return for each text at which answer positions the drafter's greedy token is the text's own, bool [T].
+def draft_along(
+    drafter: Drafter, texts: Sequence[Text], *, longest: int, seconds: float | None, progress: Progress
+) -> Trial:
+    """Let a drafter propose a token at every position of given answers, told them token by token as in an agent.
 
     Args:
-        drafter: is told the texts token by token, as an agent does it.
-        texts: not those it was trained on.
+        drafter: to be tried.
+        texts: not those it was trained on, at least one.
         longest: of an answer, in tokens.
+        seconds: to spend at most, but for the last text; None for all texts.
         progress: told how many texts are done.
     """
-    found = []
+    agreements: list[Agreement] = []
+    times: list[float] = []
+    began = time.monotonic()
     for done, text in enumerate(texts):
+        if agreements and seconds is not None and time.monotonic() - began > seconds:
+            break
         progress("Drafting for held-out answers", done, len(texts))
         ids = text.ids[: text.prompt + longest].tolist()
         hits = []
         for end in range(text.prompt, min(len(ids), drafter.context_length)):
+            started = time.perf_counter()
             proposal = drafter.propose(ids[:end])
+            if end > text.prompt:
+                times.append(time.perf_counter() - started)
             hits.append(proposal is not None and proposal.token == ids[end])
-        found.append(np.asarray(hits, np.bool_))
-    return found
-
-
-def ms_per_token(drafter: Drafter, text: Text, *, tokens: int = 48) -> float:
-    """Return the median time of a drafted token after a prompt, in milliseconds."""
-    sequence = text.ids[: text.prompt].tolist()
-    times = []
-    for _ in range(min(tokens, drafter.context_length - len(sequence))):
-        started = time.perf_counter()
-        proposal = drafter.propose(sequence)
-        times.append(time.perf_counter() - started)
-        if proposal is None:
-            break
-        sequence.append(proposal.token)
-    return statistics.median(times[1:] or times) * 1e3  # the first one reads the prompt
+        agreements.append(np.asarray(hits, np.bool_))
+    sources = [text.source for text in texts[: len(agreements)]]
+    return Trial(agreements, sources, 1e3 * statistics.median(times or [0.0]))
 
 
 def expected_speeds(
-    agreements: Sequence[NDArray[np.bool_]], *, draft_ms: float, verify_ms: float, round_trips_ms: Sequence[float]
+    agreements: Sequence[Agreement],
+    *,
+    draft_ms: float,
+    verify_ms: float,
+    alone_ms: float,
+    round_trips_ms: Sequence[float],
 ) -> list[Speed]:
     """Return the best speed at each round-trip time, if a device has the server to itself.
 
-    A round takes `draft · draft_ms + round trip + verify_ms` and commits the mean accepted length of such drafts.
+    A round takes `draft · draft_ms + round trip + verify_ms` and commits the mean accepted length of such drafts;
+    without a draft it takes `round trip + alone_ms`.
+
+    Args:
+        agreements: see `Trial`.
+        draft_ms: of a draft token.
+        verify_ms: of the target's step with a draft.
+        alone_ms: of its step without one.
+        round_trips_ms: between device and server, there and back.
     """
-    accepted: dict[int, Acceptance] = {draft: pool(agreements, draft) for draft in range(_LONGEST_DRAFT + 1)}
+    accepted: dict[int, Acceptance] = {draft: pool(agreements, draft) for draft in range(1, _LONGEST_DRAFT + 1)}
     speeds = []
     for round_trip in round_trips_ms:
         rates = {
             draft: counts.mean_accepted_length * 1e3 / (draft * draft_ms + round_trip + verify_ms)
             for draft, counts in accepted.items()
         }
+        rates[0] = 1e3 / (round_trip + alone_ms)
         best = max(rates, key=rates.__getitem__)
-        speeds.append(Speed(round_trip, best, rates[best], rates[best] / rates[0] if rates[0] else 0.0))
+        speeds.append(Speed(round_trip, best, rates[best], rates[best] / rates[0], rates[best] * alone_ms / 1e3))
     return speeds
 
 

@@ -10,7 +10,7 @@ from models.distill.held_out import Acceptance
 from models.distill.measure import DRAFT, Speed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class Drafted(msgspec.Struct, frozen=True):
     """An exported drafter, measured.
 
     Attributes:
-        folder: where it is.
+        folder: its name.
         bits: of the weights in its layers.
         size: of the folder, in bytes.
         ms_per_token: median on one core of this machine.
@@ -57,20 +57,24 @@ class Report(msgspec.Struct, frozen=True):
     Attributes:
         drafters: the best one first.
         layers: of the target that the student has.
+        weights: numbers the student consists of; those of a head that is the embedding too are counted once.
         tokens: answer tokens seen in training, repetitions included.
         texts: trained on.
         minutes: spent on training.
-        verify_ms: the target's time for a step of one session on this machine.
+        verify_ms: the target's time on this machine for a step of one session with a draft of `DRAFT` tokens.
+        alone_ms: the same without a draft.
         curve: held-out results during the training.
         warnings: what should be known about the data.
     """
 
     drafters: list[Drafted]
     layers: tuple[int, ...]
+    weights: int
     tokens: int
     texts: int
     minutes: float
     verify_ms: float
+    alone_ms: float
     curve: list[Point]
     warnings: list[str]
 
@@ -83,7 +87,7 @@ def describe(report: Report) -> str:
         lines.append(
             f"{drafter.folder}: {drafter.size / 1e6:.1f} MB, {drafter.ms_per_token:.1f} ms per draft token (one core), "
             f"acceptance rate {counts.acceptance_rate:.2f} and mean accepted length {counts.mean_accepted_length:.2f} "
-            f"with drafts of {DRAFT}, agreement {counts.agreement:.2f} on {counts.answers} held-out answers"
+            f"with drafts of exactly {DRAFT}, agreement {counts.agreement:.2f} on {counts.answers} held-out answers"
         )
         lines += [
             f"  {source or 'no source'}: mean accepted length {part.mean_accepted_length:.2f}, "
@@ -92,11 +96,56 @@ def describe(report: Report) -> str:
             if len(drafter.by_source) > 1
         ]
         lines += [
-            f"  round trip {speed.round_trip_ms:g} ms: draft {speed.draft}, {speed.tokens_per_s:.1f} tokens/s, "
-            f"{speed.speed_up:.2f} times as fast as without a draft"
+            f"  round trip {speed.round_trip_ms:g} ms: {_best(speed)}, {speed.tokens_per_s:.1f} tokens/s, "
+            f"{speed.speed_up:.2f} times one token a round trip, {speed.of_alone:.2f} times the target alone"
             for speed in drafter.speeds
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, _caveat(report)])
+
+
+def compare(reports: Sequence[Report]) -> str:
+    """Return the best drafter of each report as a line of one Markdown table, smallest student first."""
+    ordered = sorted(reports, key=lambda report: len(report.layers))
+    round_trips = [f"{speed.round_trip_ms:g}" for speed in ordered[0].drafters[0].speeds]
+    head = [
+        "layers",
+        "weights",
+        "bits",
+        "MB",
+        "ms per draft token",
+        "agreement",
+        f"mean accepted length (drafts of {DRAFT})",
+    ]
+    rows = [[*head, *(f"tokens/s at {round_trip} ms" for round_trip in round_trips)]]
+    for report in ordered:
+        best = report.drafters[0]
+        rows.append(
+            [
+                f"{len(report.layers)} ({', '.join(map(str, report.layers))})",
+                f"{report.weights:,}",
+                str(best.bits),
+                f"{best.size / 1e6:.1f}",
+                f"{best.ms_per_token:.1f}",
+                f"{best.acceptance.agreement:.3f}",
+                f"{best.acceptance.mean_accepted_length:.2f}",
+                *(f"{speed.tokens_per_s:.1f} ({_best(speed)})" for speed in best.speeds),
+            ]
+        )
+    rows.insert(1, ["---"] * len(rows[0]))
+    lines = [f"Warning: {warning}" for warning in ordered[0].warnings]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), "", _caveat(ordered[0])])
+
+
+def _best(speed: Speed) -> str:
+    return f"drafts of {speed.draft}" if speed.draft else "no draft pays"
+
+
+def _caveat(report: Report) -> str:
+    return (
+        "Tokens/s are expected, not measured: every draft has the same length (the best one for that round-trip time), "
+        "nothing else drafts beside the model, and the device has the server to itself, where a step of the target "
+        f"takes {report.verify_ms:.0f} ms with a draft and {report.alone_ms:.0f} ms without one, as on this machine."
+    )
 
 
 def card(report: Report, facts: Mapping[str, str]) -> str:
@@ -111,9 +160,9 @@ def card(report: Report, facts: Mapping[str, str]) -> str:
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
     lines += [
         f"| Layers of the target | {', '.join(map(str, report.layers))} |",
+        f"| Weights | {report.weights:,}, {best.bits} bits each in the layers, 8 bits in head and embedding |",
         f"| Training texts | {report.texts:,} answers |",
         f"| Training | {report.tokens:,} answer tokens with repetitions, {report.minutes:.0f} minutes |",
-        f"| Weights | {best.bits} bits in the layers, 8 bits in head and embedding |",
         f"| Size | {best.size / 1e6:.1f} MB with the tokenizer |",
         "",
         "## Results",

@@ -11,10 +11,14 @@ from models.error import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from models.distill.vocabulary import Vocabulary
+
+_DEPTH = 0.3
+"""Share of the target's layers that a student has, unless told otherwise."""
 
 _VOCABULARY_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
@@ -38,6 +42,44 @@ def spread_layers(total: int, count: int) -> list[int]:
     return [*range(first), *between, total - 1]
 
 
+def count_layers(target: Path) -> int:
+    """Return how many layers a target has, by its configuration.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from transformers import AutoConfig  # noqa: PLC0415 - slow to import
+
+    try:
+        config = AutoConfig.from_pretrained(str(target), local_files_only=True).get_text_config()
+        return int(config.num_hidden_layers)
+    except Exception as error:
+        raise ModelError(
+            f"{target / 'config.json'} does not say how many layers the target has ({error}); "
+            "download or convert it again."
+        ) from error
+
+
+def pick_layers(total: int, wanted: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the layers that were named, counted, or left to us.
+
+    Args:
+        total: how many the target has.
+        wanted: which ones, ascending from 0; or how many; None takes about a third.
+
+    Raises:
+        ModelError: the target does not have them.
+    """
+    if not isinstance(wanted, tuple):
+        return tuple(spread_layers(total, max(1, round(_DEPTH * total)) if wanted is None else wanted))
+    if not wanted or list(wanted) != sorted(set(wanted)) or not 0 <= wanted[0] <= wanted[-1] < total:
+        raise ModelError(
+            f"The layers {list(wanted)} are not some of the target's {total}; name each at most once, in ascending "
+            "order, from 0."
+        )
+    return wanted
+
+
 def cut_student(target: PreTrainedModel, layers: Sequence[int], vocabulary: Vocabulary) -> PreTrainedModel:
     """Return a float32 model of the target's `layers` (ascending, from 0) that reads and writes rows of `vocabulary`.
 
@@ -45,11 +87,7 @@ def cut_student(target: PreTrainedModel, layers: Sequence[int], vocabulary: Voca
         ModelError: the layers are not the target's, or the vocabulary does not fit it.
     """
     config = target.config.get_text_config()
-    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < config.num_hidden_layers:
-        raise ModelError(
-            f"The layers {list(layers)} are not some of the target's {config.num_hidden_layers}; name each at most "
-            "once, in ascending order, from 0."
-        )
+    layers = pick_layers(config.num_hidden_layers, tuple(layers))
     if len(vocabulary.inward) != config.vocab_size:
         raise ModelError(
             f"The student's vocabulary is made for {len(vocabulary.inward)} tokens, but the target has "

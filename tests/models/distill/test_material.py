@@ -1,0 +1,111 @@
+"""Which texts are trained on and which are judged by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_agent.tokenizer import ChatTokenizer
+from models.distill.corpus import Corpus
+from models.distill.material import Gathering, Material
+from models.distill.options import Options
+from models.distill.student_folder import VOCABULARY
+from models.error import ModelError
+from models.progress import silent
+from tests.models.distill.targets import write_prompts
+from verifier.engine.load import load_engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.distill.texts import Text
+
+
+class Library:
+    """A tiny target that was loaded once."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._tokenizer = ChatTokenizer.load(target)
+        self._engine = load_engine(target, dtype="float32", device="cpu", kv_budget_bytes=1 << 24, threads=1)
+
+    def gather(self, work: Path, **options: Any) -> Material:
+        """Texts, six of them unless told otherwise."""
+        work.mkdir(exist_ok=True)
+        chosen = Options(**({"texts": 6, "batch": 4} | options))
+        return Gathering(self._engine, self._target, self._tokenizer, work, chosen, silent).run()
+
+    def prompts(self, texts: list[Text]) -> set[str]:
+        """What was asked, in small letters."""
+        return {self._tokenizer.decode(text.ids[: text.prompt].tolist()).strip().lower() for text in texts}
+
+
+@pytest.fixture(scope="module")
+def library(llama: Path) -> Library:
+    """Of a tiny llama."""
+    return Library(llama)
+
+
+def test_evaluation_prompts_are_not_trained_on(library: Library, tmp_path: Path) -> None:
+    training = write_prompts(tmp_path / "training.jsonl", ["apple", "pear", "plum", "fig"])
+    evaluation = write_prompts(tmp_path / "evaluation.jsonl", ["Plum ", "cherry"])
+    material = library.gather(tmp_path / "work", prompts=training, evaluation=evaluation)
+    assert library.prompts(material.training + material.held_out) == {"apple", "pear", "fig"}
+    assert library.prompts(material.evaluation) == {"plum", "cherry"}
+    (warning,) = material.warnings
+    assert warning.startswith("1 of the 4 training prompts are among the 2 evaluation prompts")
+
+
+def test_evaluation_on_the_training_prompts_is_refused(library: Library, tmp_path: Path) -> None:
+    both = write_prompts(tmp_path / "prompts.jsonl", ["apple", "pear"])
+    with pytest.raises(ModelError, match=r"All 2 prompts .* cannot be judged by what it was trained on"):
+        library.gather(tmp_path / "work", prompts=both, evaluation=both)
+
+
+def test_texts_of_an_earlier_run_are_left_out_where_they_are_evaluation_prompts_now(
+    library: Library, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    training = write_prompts(tmp_path / "training.jsonl", ["apple", "pear", "plum", "fig"])
+    assert len(library.gather(work, prompts=training).training) == 3
+    evaluation = write_prompts(tmp_path / "evaluation.jsonl", ["plum", "fig"])
+    material = library.gather(work, evaluation=evaluation, texts=4)
+    assert library.prompts(material.training + material.held_out) == {"apple", "pear"}
+    (warning,) = material.warnings
+    assert warning.startswith("2 of the 4 training texts were answers to evaluation prompts")
+    everything = write_prompts(tmp_path / "everything.jsonl", ["apple", "pear", "plum", "fig"])
+    with pytest.raises(ModelError, match=r"All 4 texts in .*work are answers to prompts of"):
+        library.gather(work, evaluation=everything, texts=4)
+
+
+def test_prompts_that_were_thought_up_are_not_thought_up_again(library: Library, tmp_path: Path) -> None:
+    first = library.gather(tmp_path / "work", texts=3)
+    more = library.gather(tmp_path / "work", texts=6)
+    texts = Corpus(tmp_path / "work" / "texts.jsonl").texts
+    assert len(first.training + first.held_out) == 3
+    assert len(more.training + more.held_out) == len({text.ids[: text.prompt].tobytes() for text in texts}) == 6
+
+
+def test_a_run_with_a_time_writes_on_unless_the_texts_were_complete(library: Library, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    library.gather(work, texts=2)
+    (work / VOCABULARY).touch()
+    assert len(library.gather(work, minutes=1000, texts=5).training) == 1  # and the other one held out
+    (work / VOCABULARY).unlink()
+    assert len(library.gather(work, minutes=1000, texts=5).training) == 4
+
+
+def test_given_answers_are_trained_on(library: Library, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", ["apple", "pear", "plum"])
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(
+        '{"id": 0, "answer": "red"}\n{"id": 2, "answer": "blue", "finished": false}\n{"id": 9, "answer": "x"}\n'
+    )
+    material = library.gather(tmp_path / "work", prompts=prompts, answers=answers)
+    texts = {bytes(text.answer.tolist()[:3]): text for text in material.training + material.held_out}
+    assert len(texts) == 2
+    assert sorted(len(text.answer) for text in texts.values()) == [4, 4]  # "red" and its end, "blue" without
+    assert not (tmp_path / "work" / "texts.jsonl").exists()
+    with pytest.raises(ModelError, match="without the prompts"):
+        library.gather(tmp_path / "work", answers=answers)
