@@ -134,6 +134,7 @@ class AgentSettings(Struct, frozen=True):
     drafters: tuple[str, ...]
     tokenizer: Path
     policy: str
+    record: Path | None
     target: str
     threads: int
     spool: Path
@@ -147,11 +148,14 @@ def run_agent(settings: AgentSettings) -> None:
     """Load the drafter and answer until signalled."""
     from edge_agent.drafters.spec import open_drafter, parse_drafter  # noqa: PLC0415 -- a server has no onnxruntime
     from edge_agent.policy import parse_policy  # noqa: PLC0415
+    from edge_agent.recorder import Recorder  # noqa: PLC0415
     from edge_agent.service import Agent, AgentOptions  # noqa: PLC0415
     from edge_agent.spool import Spool  # noqa: PLC0415
     from edge_agent.tokenizer import ChatTokenizer  # noqa: PLC0415
 
     policy = parse_policy(settings.policy)
+    if settings.record is not None:
+        policy = Recorder(policy, settings.record)
     specs = [parse_drafter(text) for text in settings.drafters]
     _log.info("loading the drafter: %s", ", else ".join(str(spec) for spec in specs))
     tokenizer = ChatTokenizer.load(settings.tokenizer)
@@ -160,6 +164,7 @@ def run_agent(settings: AgentSettings) -> None:
         threads=settings.threads,
         vocab_limit=tokenizer.vocab_size,
         tokenizer=tokenizer.canonical_json,
+        target=settings.tokenizer,
     )
     options = AgentOptions(
         settings.device,

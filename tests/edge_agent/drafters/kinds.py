@@ -7,10 +7,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.drafters.chain import Candidate, DrafterChain
+from edge_agent.drafters.cross_vocabulary import CrossVocabulary
 from edge_agent.drafters.lookup import PromptLookup
 from edge_agent.drafters.lookup_first import LookupFirst
 from edge_agent.drafters.onnx import OnnxDrafter
+from edge_agent.drafters.vocabulary import Vocabulary
 from schemas.choice import choose
+from schemas.messages import GREEDY
+from tests.edge_agent.drafters.small_tokenizers import letters
 from tests.edge_agent.drafters.tiny_decoder import LONGEST, PADDED, TinyDecoder
 from tests.models.tiny import LONGEST as LLAMA_LONGEST
 from tests.models.tiny import VOCAB as LLAMA_VOCAB
@@ -43,6 +47,7 @@ class Case:
         context_length: likewise; None for no limit.
         logits: of its model after a sequence, computed without a cache; None if it has no model.
         lookup: what a plain search of the sequence finds; None if it does not look anything up.
+        greedy: whether it proposes its most likely token whatever the sampling.
     """
 
     drafter: Drafter
@@ -50,6 +55,7 @@ class Case:
     context_length: int | None
     logits: Logits | None = None
     lookup: Plain | None = None
+    greedy: bool = False
 
     def looked_up(self, tokens: list[int]) -> int | None:
         """The token that a search finds."""
@@ -57,7 +63,9 @@ class Case:
 
     def chosen(self, tokens: list[int], sampling: Sampling, position: int) -> Choice | None:
         """What the model should choose where the search finds nothing."""
-        return choose(self.logits(tokens)[: self.vocab_size], sampling, position) if self.logits else None
+        if self.logits is None:
+            return None
+        return choose(self.logits(tokens)[: self.vocab_size], GREEDY if self.greedy else sampling, position)
 
 
 def plain_lookup(tokens: list[int], longest: int = 4, shortest: int = 2) -> int | None:
@@ -126,6 +134,18 @@ def chain(folder: Path) -> Case:
     return Case(DrafterChain(candidates), PADDED, LONGEST, DECODER.logits)
 
 
+def cross_vocabulary(folder: Path) -> Case:
+    """A drafter that writes the same letters with other ids."""
+    own_ids = list(reversed(range(PADDED)))
+    own, target = (Vocabulary(letters(ids).to_str()) for ids in (own_ids, list(range(PADDED))))
+
+    def logits(tokens: list[int]) -> NDArray[np.floating]:
+        return DECODER.logits([own_ids[token] for token in tokens])[own_ids]
+
+    drafter = CrossVocabulary(OnnxDrafter(DECODER.save(folder, "published")), own, target)
+    return Case(drafter, PADDED, LONGEST, logits, greedy=True)
+
+
 KINDS = {
     make.__name__: make
     for make in (
@@ -138,6 +158,7 @@ KINDS = {
         lookup,
         lookup_first,
         chain,
+        cross_vocabulary,
     )
 }
 """Each writes what it needs into an empty folder."""

@@ -67,6 +67,8 @@ def expect(case: Case, tokens: list[int], sampling: Sampling = GREEDY, position:
         assert (proposal.token if proposal else None) == found
     if proposal is not None:
         check_measures(proposal)
+        name = case.drafter.name
+        assert proposal.source in (name, *name.split("+")), "confidences are calibrated per source"
 
 
 def check_measures(proposal: Proposal) -> None:

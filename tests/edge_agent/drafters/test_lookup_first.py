@@ -35,6 +35,8 @@ def test_propose_a_sure_match_spares_the_model(model: OnnxDrafter) -> None:
     proposal = drafter(model).propose(FOUND)
     assert DECODER.greedy(FOUND)[0] != 19
     assert proposal == PromptLookup().propose(FOUND)
+    assert proposal is not None
+    assert proposal.source == "lookup"
 
 
 @pytest.mark.parametrize("sequence", [SHORT, [5, 7, 9]], ids=["unsure match", "no match"])
@@ -42,6 +44,7 @@ def test_propose_otherwise_the_model_answers(model: OnnxDrafter, sequence: list[
     proposal = drafter(model).propose(sequence)
     assert proposal is not None
     assert (proposal.token, proposal.confidence) == pytest.approx(DECODER.greedy(sequence), abs=1e-4)
+    assert proposal.source == model.name
 
 
 def test_propose_the_threshold_decides(model: OnnxDrafter) -> None:

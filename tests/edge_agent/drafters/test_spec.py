@@ -14,6 +14,7 @@ from edge_agent.drafters.lookup import LONGEST_MATCH
 from edge_agent.drafters.spec import DrafterSpec, open_drafter, parse_drafter, tokenizer_folder
 from edge_agent.tokenizer import ChatTokenizer
 from tests.edge_agent.drafters.kinds import DECODER
+from tests.models.other_tokenizer import save_with_other_tokenizer
 from tests.models.tiny import VOCAB, save_llama, save_tokenizer
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ FOLDER = Path("some/folder")
         ("lookup+some/folder", DrafterSpec("onnx", FOLDER, LONGEST_MATCH)),
         ("lookup+onnx:some/folder", DrafterSpec("onnx", FOLDER, LONGEST_MATCH)),
         ("lookup:3+transformers:some/folder", DrafterSpec("transformers", FOLDER, 3)),
+        ("cross:some/folder", DrafterSpec("onnx", FOLDER, cross=True)),
+        (" cross: onnx:some/folder", DrafterSpec("onnx", FOLDER, cross=True)),
+        ("cross:transformers:some/folder", DrafterSpec("transformers", FOLDER, cross=True)),
+        ("lookup:3+cross:some/folder", DrafterSpec("onnx", FOLDER, 3, cross=True)),
+        ("lookup+cross:transformers:some/folder", DrafterSpec("transformers", FOLDER, LONGEST_MATCH, cross=True)),
+        ("onnx:cross:a", DrafterSpec("onnx", Path("cross:a"))),
+        ("./cross", DrafterSpec("onnx", Path("cross"))),
         ("./lookup", DrafterSpec("onnx", Path("lookup"))),
         ("lookups", DrafterSpec("onnx", Path("lookups"))),
         ("a+b", DrafterSpec("onnx", Path("a+b"))),
@@ -57,6 +65,9 @@ def test_parse_drafter_home_folder_is_found() -> None:
         ("onnx:", "'onnx:' is not known"),
         ("gguf:folder", "'gguf:folder' is not known"),
         ("transformer:folder", "'transformer:folder' is not known"),
+        ("cross:", "'cross:' is not known"),
+        ("cross:gguf:folder", "'cross:gguf:folder' is not known"),
+        ("cross:cross:folder", "'cross:cross:folder' is not known"),
         ("lookup+", r"'lookup\+' is not known"),
         ("lookup+gguf:folder", r"'lookup\+gguf:folder' is not known"),
         ("lookup:", "'' should be the longest match in tokens, 2 or more"),
@@ -124,6 +135,58 @@ def test_open_drafter_of_another_tokenizer_does_not_fit(exported: Path, llama: P
     assert open_drafter([DrafterSpec("onnx", exported / "onnx" / "model.onnx")], tokenizer=own).name == "model"
     with pytest.raises(DrafterError, match="is not the target's, so its token ids mean other words"):
         open_drafter([DrafterSpec("onnx", exported)], tokenizer=own.replace("<end>", "<stop>"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Path:
+    """The same llama with another tokenizer: the same letters with other ids."""
+    return save_with_other_tokenizer(llama, tmp_path_factory.mktemp("models") / "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("transformers:{other}", "draft through text with cross:transformers:{other}"),
+        ("lookup+transformers:{other}", r"with lookup\+cross:transformers:{other}"),
+    ],
+)
+def test_open_drafter_of_another_tokenizer_says_what_to_write(llama: Path, other: Path, text: str, advice: str) -> None:
+    tokenizer = ChatTokenizer.load(llama).canonical_json
+    with pytest.raises(DrafterError, match=advice.format(other=other)):
+        open_drafter([parse_drafter(text.format(other=other))], tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(("text", "name"), [("cross:{}", "cross:other"), ("lookup+cross:{}", "lookup+cross:other")])
+def test_open_drafter_across_vocabularies_drafts_through_text(llama: Path, other: Path, text: str, name: str) -> None:
+    """The models are the same, so what one says in its ids, the other says in its own."""
+    chat = ChatTokenizer.load(llama)
+    spec = parse_drafter(text.format(f"transformers:{other}"))
+    drafter = open_drafter([spec], vocab_limit=VOCAB, tokenizer=chat.canonical_json, target=llama)
+    assert drafter.name == name
+    assert drafter.vocab_size == VOCAB
+    plain = open_drafter([DrafterSpec("transformers", llama)], vocab_limit=chat.vocab_size)
+    sequence = chat.encode_text("The dog, naïve 好")
+    for _ in range(12):
+        proposal, expected = drafter.propose(sequence), plain.propose(sequence)
+        assert proposal is not None
+        assert expected is not None
+        assert proposal.token == expected.token
+        assert proposal.confidence == pytest.approx(expected.confidence, abs=1e-4)
+        sequence.append(proposal.token)
+
+
+def test_open_drafter_across_vocabularies_of_the_same_tokenizer_is_plain(llama: Path) -> None:
+    assert open_drafter([parse_drafter(f"cross:transformers:{llama}")], target=llama).name == "llama"
+
+
+def test_open_drafter_across_vocabularies_needs_both_tokenizers(llama: Path, other: Path, tmp_path: Path) -> None:
+    with pytest.raises(DrafterError, match="needs the target's tokenizer"):
+        open_drafter([parse_drafter(f"cross:transformers:{other}")])
+    bare = DECODER.save(tmp_path / "bare", "published")
+    with pytest.raises(DrafterError, match=r"bare has no tokenizer\.json, so what its tokens spell is not known"):
+        open_drafter([parse_drafter(f"cross:{bare}")], target=llama)
+    with pytest.raises(DrafterError, match=r"bare has no tokenizer\.json; give the folder"):
+        open_drafter([parse_drafter(f"cross:transformers:{other}")], target=bare)
 
 
 def test_open_drafter_without_any_tokenizer_is_trusted(tmp_path: Path) -> None:
