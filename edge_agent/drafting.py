@@ -7,13 +7,15 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from edge_agent.drafters.drafter import DrafterError
 from edge_agent.events import Drafted, DrafterLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_agent.drafters.drafter import Drafter
+    from edge_agent.drafters.drafter import Drafter, Proposal
     from edge_agent.effects import Draft
 
 _log = logging.getLogger(__name__)
@@ -84,7 +86,14 @@ class DraftingThread:
         except Exception:  # noqa: BLE001 -- drafts are a help, never a need
             _log.exception("the drafter %s failed, so this answer goes on without drafts", self._drafter.name)
         else:
-            if proposal is not None and self._timed is not None:
-                self._timed(time.perf_counter() - began)
-            return Drafted(wish.branch, proposal)
+            if proposal is None:
+                return Drafted(wish.branch, None)
+            return Drafted(wish.branch, self._stamped(proposal, wish, time.perf_counter() - began))
         return DrafterLost()
+
+    def _stamped(self, proposal: Proposal, wish: Draft, seconds: float) -> Proposal:
+        """Add what the drafter does not say of its own proposal, so that it can be learnt from."""
+        if self._timed is not None:
+            self._timed(seconds)
+        source = proposal.source or self._drafter.name
+        return replace(proposal, source=source, seconds=seconds, sampled=wish.sampling.temperature > 0)

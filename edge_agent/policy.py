@@ -7,27 +7,54 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from edge_agent.cost_aware import CostAware
+from edge_agent.drafters.drafter import Proposal
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_agent.drafters.drafter import Proposal
+    from edge_agent.calibration import Calibration
 
 DEFAULT_MAX_DRAFT = 8
 """Tokens a policy with a threshold drafts at most, unless told otherwise."""
 
 _FORMS = (
-    "fixed:LENGTH (fixed:4), confidence:THRESHOLD (confidence:0.6), entropy:NATS (entropy:2.0) or margin:THRESHOLD "
-    "(margin:0.2), the last three with the longest draft behind them if you like (confidence:0.6:12)"
+    "cost-aware or cost-aware:LONGEST (cost-aware:16), fixed:LENGTH (fixed:4), confidence:THRESHOLD (confidence:0.6), "
+    "entropy:NATS (entropy:2.0) or margin:THRESHOLD (margin:0.2), the last three with the longest draft behind them if "
+    "you like (confidence:0.6:12)"
 )
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one round's draft.
+
+    Attributes:
+        proposals: as sent, oldest first, the extras of a resend included. What an earlier verdict has settled is left
+            out, and so is what the end of the text cut off unjudged.
+        accepted: how many of them were accepted. `proposals[accepted]`, if there is one, was rejected; what lies beyond
+            was never judged.
+        committed: tokens that the round added to the log.
+        seconds: since the round before was taken in; None where that says nothing about a usual round: something was
+            resent, an outage or a resync lay between, or the round opened an epoch, so that the prompt was read in it.
+    """
+
+    proposals: tuple[Proposal, ...]
+    accepted: int
+    committed: int
+    seconds: float | None = None
+
+
 class Policy(Protocol):
-    """Says after each drafted token whether the draft is long enough.
+    """Says after each drafted token whether the draft is long enough, and learns from what became of it.
 
     The token that falls past a threshold ends the draft and is still sent, as its last token. It has been computed
     already, checking one position more costs the server next to nothing, and with a chance of about its confidence it
     is accepted after all. It also means that a round always drafts at least one token. A measure that is not a number
     counts as past the threshold: a drafter that lost it is not a sure drafter.
+
+    A verdict may leave extras, tokens drafted while it was awaited. They are the beginning of the next draft, so the
+    policy is asked about them as about any other, and about all of them at once: a token past the threshold ends the
+    draft wherever it stands.
     """
 
     @property
@@ -39,12 +66,45 @@ class Policy(Protocol):
         """Say whether to stop drafting and send.
 
         Args:
-            draft: what was drafted so far in this round, oldest first.
+            draft: what is drafted and not yet verified, oldest first.
         """
         ...
 
+    def ahead(self, draft: Sequence[Proposal]) -> bool:
+        """Say whether to draft on behind `draft` while its verdict, or the link, is awaited.
 
-class FixedLength(msgspec.Struct, frozen=True):
+        Args:
+            draft: what is drafted and not yet verified, oldest first: what was sent and the extras since.
+        """
+        ...
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in what became of a round."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the policy has learnt of confidences and must be kept; None if it learns nothing."""
+        ...
+
+
+class _Unlearned(msgspec.Struct, frozen=True):
+    """A policy that stays as it is, and drafts ahead as far as it may, since waiting costs no time."""
+
+    def ahead(self, draft: Sequence[Proposal]) -> bool:  # noqa: ARG002 -- whatever it is
+        """Always true."""
+        return True
+
+    def learn(self, outcome: Outcome) -> None:
+        """Learn nothing."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """None."""
+        return None
+
+
+class FixedLength(_Unlearned, frozen=True):
     """Always draft the same number of tokens.
 
     Attributes:
@@ -69,7 +129,7 @@ class FixedLength(msgspec.Struct, frozen=True):
         return len(draft) >= self.length
 
 
-class Confidence(msgspec.Struct, frozen=True):
+class Confidence(_Unlearned, frozen=True):
     """Draft until a token's probability is low: the rule of the SLED paper, with its threshold c_th.
 
     Attributes:
@@ -88,11 +148,11 @@ class Confidence(msgspec.Struct, frozen=True):
         _check_length("The longest draft", self.max_draft)
 
     def enough(self, draft: Sequence[Proposal]) -> bool:
-        """True once the newest token's probability is below the threshold, or `max_draft` tokens are drafted."""
-        return len(draft) >= self.max_draft or (bool(draft) and not draft[-1].confidence >= self.threshold)
+        """True once a token's probability is below the threshold, or `max_draft` tokens are drafted."""
+        return len(draft) >= self.max_draft or any(not token.confidence >= self.threshold for token in draft)
 
 
-class Entropy(msgspec.Struct, frozen=True):
+class Entropy(_Unlearned, frozen=True):
     """Draft until the drafter's distribution is broad.
 
     Attributes:
@@ -112,11 +172,11 @@ class Entropy(msgspec.Struct, frozen=True):
         _check_length("The longest draft", self.max_draft)
 
     def enough(self, draft: Sequence[Proposal]) -> bool:
-        """True once the newest token's entropy is above the threshold, or `max_draft` tokens are drafted."""
-        return len(draft) >= self.max_draft or (bool(draft) and not draft[-1].entropy <= self.threshold)
+        """True once a token's entropy is above the threshold, or `max_draft` tokens are drafted."""
+        return len(draft) >= self.max_draft or any(not token.entropy <= self.threshold for token in draft)
 
 
-class Margin(msgspec.Struct, frozen=True):
+class Margin(_Unlearned, frozen=True):
     """Draft until the drafter's two best tokens are nearly equal.
 
     Attributes:
@@ -135,8 +195,8 @@ class Margin(msgspec.Struct, frozen=True):
         _check_length("The longest draft", self.max_draft)
 
     def enough(self, draft: Sequence[Proposal]) -> bool:
-        """True once the newest token's margin is below the threshold, or `max_draft` tokens are drafted."""
-        return len(draft) >= self.max_draft or (bool(draft) and not draft[-1].margin >= self.threshold)
+        """True once a token's margin is below the threshold, or `max_draft` tokens are drafted."""
+        return len(draft) >= self.max_draft or any(not token.margin >= self.threshold for token in draft)
 
 
 _WITH_THRESHOLD: dict[str, type[Confidence | Entropy | Margin]] = {
@@ -147,15 +207,19 @@ _WITH_THRESHOLD: dict[str, type[Confidence | Entropy | Margin]] = {
 
 
 def parse_policy(text: str) -> Policy:
-    """Read a policy from the command line: `fixed:4`, `confidence:0.6`, `entropy:2.0` or `margin:0.2`.
+    """Read a policy from the command line: `cost-aware`, `fixed:4`, `confidence:0.6`, `entropy:2.0` or `margin:0.2`.
 
-    All but the first may have a third part, the longest draft: `confidence:0.6:12`.
+    The longest draft may follow, except behind a fixed length: `cost-aware:12`, `confidence:0.6:12`.
 
     Raises:
         ValueError: the text is none of these; the message quotes it and shows what is possible.
     """
     kind, *values = text.strip().split(":")
     match values:
+        case [] if kind == "cost-aware":
+            return CostAware()
+        case [longest] if kind == "cost-aware":
+            return CostAware(_whole(longest, text))
         case [length] if kind == "fixed":
             return FixedLength(_whole(length, text))
         case [threshold] if kind in _WITH_THRESHOLD:

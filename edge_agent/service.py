@@ -187,6 +187,7 @@ class Agent:
 
     def run(self) -> None:
         """Serve until `stop`: connect, resume what was under way, answer."""
+        self._recall()
         for request in self.spool.unanswered():
             self._waiting.append(request)
         self._undelivered = bool(self.spool.undelivered())
@@ -211,7 +212,26 @@ class Agent:
         except BrokerError as error:
             _log.warning("the offline state could not be published: %s", error)
         self._bridge.stop()
+        self._keep_calibration()
         self.spool.close()
+
+    def _recall(self) -> None:
+        """Go on from what an earlier run has learnt of the drafters; what of it is damaged is learnt anew."""
+        if self.policy.calibration is None:
+            return
+        try:
+            for complaint in self.policy.calibration.load(self.spool.calibration()):
+                _log.warning("%s", complaint)
+        except SpoolError as error:
+            _log.warning("%s", error)
+
+    def _keep_calibration(self) -> None:
+        if self.policy.calibration is None:
+            return
+        try:
+            self.spool.keep_calibration(self.policy.calibration.unkept())
+        except SpoolError as error:
+            _log.warning("what was learnt of the drafters is not kept: %s", error)
 
     def _turn(self, item: _Item | None) -> None:
         """One turn of the loop. A mistake of ours ends the request it happened in, never the agent."""
@@ -462,6 +482,7 @@ class Agent:
             self._ended += self._active.tally
             self.metrics.requests.labels(self._active.outcome).inc()
             self._active = None
+            self._keep_calibration()
             self._placement.let_go()
             self._undelivered = True
             self._begin_next()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from msgspec import Struct
 
+from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
     Draft,
@@ -50,6 +51,7 @@ from edge_agent.events import (
     Unplaced,
 )
 from edge_agent.pending import Pending
+from edge_agent.policy import Outcome
 from edge_agent.roundtrip import RoundTrip
 from schemas.digest import Log, next_digest
 from schemas.limits import MAX_DRAFT_TOKENS
@@ -145,9 +147,10 @@ class _Flight(Struct, frozen=True):
 
 
 class _Sent(Struct, frozen=True):
-    """What a round asked for: so many draft tokens to be judged, and a run of so many behind the verdict."""
+    """What a round asked for: a draft to be judged at a base, and a run of so many tokens behind the verdict."""
 
-    drafted: int
+    base: int
+    proposals: tuple[Proposal, ...]
     run: int
 
 
@@ -174,7 +177,7 @@ class Session:
 
         Args:
             request: what is asked for.
-            policy: when to stop drafting.
+            policy: when to stop drafting; learns from every verdict that adds to the log.
             nonce: eight random bytes of this run of the agent.
             epoch: the highest epoch counter this session ever used; 0 for a new session.
             committed: output tokens made durable by an earlier run.
@@ -205,6 +208,7 @@ class Session:
         self._pending = Pending()
         self._flight: _Flight | None = None
         self._sent: dict[int, _Sent] = {}
+        self._since: float | None = None
         self._most_run = run
         self._run_hint = run
         self._draft_hint = 0
@@ -304,14 +308,15 @@ class Session:
 
     def _stall(self) -> list[Effect]:
         self.state = State.OUTAGE
+        self._since = None
         return [StopTimer(), *self._draft_on()]
 
     def _resume(self, now: float) -> list[Effect]:
-        """Send what is pending, or draft first if nothing is; stall while link or verifier is missing."""
+        """Send again what was sent, or what is pending once it is enough; stall while link or verifier is missing."""
         if not (self._link_up and self._placed):
             return self._stall()
         self._failures.clear()
-        if self._flight or self._pending or not self._can_draft():
+        if self._flight or self._enough() or not self._can_draft():
             self.state = State.AWAITING
             return self._send(now, resend=self._flight is not None)
         self.state = State.DRAFTING
@@ -325,6 +330,7 @@ class Session:
         self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
         self._revision = 0
         self._flight = None
+        self._since = None
         self._sent.clear()
         return [Persist(self._epoch.counter, len(self.log)), self._publish_context()]
 
@@ -351,10 +357,11 @@ class Session:
         assert self._terms is not None
         base = len(self.log)
         # The verdict adds one token of the target's own, so a draft as long as the limit would waste its last place.
-        draft = self._pending.tokens[: min(self.longest_draft, self._max_tokens - base - 1)]
+        proposals = tuple(self._pending.proposals[: min(self.longest_draft, self._max_tokens - base - 1)])
+        draft = tuple(proposal.token for proposal in proposals)
         run = 0 if draft else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
         self._round += 1
-        self._sent[self._round] = _Sent(len(draft), run)
+        self._sent[self._round] = _Sent(base, proposals, run)
         self._flight = _Flight(self._round, now, resent=resend)
         self.tally.resends += resend
         timeout = self._roundtrip.timeout(self._terms.round_time + run * self._step_time)
@@ -400,13 +407,19 @@ class Session:
 
     def _draft_on(self) -> list[Effect]:
         """Ask for one more token, unless one is being drafted or there are enough to go on with."""
-        ahead = 0 if self.state is State.DRAFTING else self.longest_draft
-        if self._pending.busy or not self._can_draft() or len(self._pending) >= max(ahead, self._policy.max_draft):
+        if self._pending.busy or not self._can_draft() or not self._wants_more():
             return []
         self._pending.busy = True
         sequence = self.log.sequence() + self._pending.tokens
         position = len(self.log) + len(self._pending)
         return [Draft(self._pending.branch, sequence, self.request.sampling, position)]
+
+    def _wants_more(self) -> bool:
+        """Whether one more token is wanted: for the next bundle, or ahead while a verdict or the link is awaited."""
+        if self.state is State.DRAFTING:
+            return len(self._pending) < self._policy.max_draft
+        most = max(self.longest_draft, self._policy.max_draft)
+        return len(self._pending) < most and self._policy.ahead(self._pending.proposals)
 
     def _take_draft(self, event: Drafted, now: float) -> list[Effect]:
         if event.branch != self._pending.branch:
@@ -444,10 +457,13 @@ class Session:
         if not (new or verdict.finish):
             return self._ignore(verdict, now)
         flight, self._flight = self._flight, None
-        if flight and flight.round == verdict.round and not flight.resent:
+        since, self._since = self._since, now
+        usual = flight is not None and flight.round == verdict.round and not flight.resent
+        if flight and usual:
             self._roundtrip.observe(now - flight.sent_at)
         if new:
-            self._count(verdict)
+            sent = self._count(verdict)
+            self._learn(sent, new, now - since if usual and since is not None else None)
             self._draft_hint, self._run_hint = verdict.draft_hint, verdict.run_hint or self._most_run
             self._step_time = verdict.step_time / 1e6 or self._step_time
             self.log.extend(new)
@@ -471,15 +487,37 @@ class Session:
             and self.log.digest_with(verdict.base, verdict.tokens) == verdict.digest
         )
 
-    def _count(self, verdict: Verdict) -> None:
-        sent = self._sent.pop(verdict.round, _Sent(0, 0))
+    def _count(self, verdict: Verdict) -> _Sent:
+        """Count a verdict that adds to the log, and return what its round had asked for."""
+        sent = self._sent.pop(verdict.round, _Sent(verdict.base, (), 0))
+        drafted = len(sent.proposals)
         self.tally.rounds += 1
         self.tally.committed += len(verdict.tokens) - (len(self.log) - verdict.base)
-        self.tally.drafted += sent.drafted
-        self.tally.accepted += min(verdict.accepted, sent.drafted)
+        self.tally.drafted += drafted
+        self.tally.accepted += min(verdict.accepted, drafted)
         self.tally.generated += min(sent.run, max(0, len(verdict.tokens) - verdict.accepted - 1))
         for earlier in [number for number in self._sent if number < verdict.round]:
             del self._sent[earlier]
+        return sent
+
+    def _learn(self, sent: _Sent, new: tuple[int, ...], seconds: float | None) -> None:
+        """Tell the policy what became of a round's draft; `new` is about to be added to the log.
+
+        What counts is where the draft continues the log as it was until now. An earlier part was settled by the verdict
+        that brought those tokens; if they contradict it, nothing behind them was judged.
+        """
+        behind = len(self.log) - sent.base
+        settled = tuple(proposal.token for proposal in sent.proposals[:behind])
+        agreed = settled == self.log.tokens(sent.base, sent.base + len(settled))
+        proposals = sent.proposals[behind:] if agreed else ()
+        accepted = 0
+        for proposal, token in zip(proposals, new, strict=False):
+            if proposal.token != token:
+                break
+            accepted += 1
+        if accepted == len(new):  # the text or its room ended here: nobody has judged the next one
+            proposals = proposals[:accepted]
+        self._policy.learn(Outcome(proposals, accepted, len(new), seconds))
 
     def _resync(self, resync: Resync, now: float) -> list[Effect]:
         """Say again, in a fresh revision or epoch, what the log is; then send the bundle again."""
@@ -494,6 +532,7 @@ class Session:
             return self._ignore(resync, now)
         self.tally.resyncs += 1
         self._revision += 1
+        self._since = None
         effects: list[Effect] = [self._publish_context()]
         if self._flight and self._link_up and self._placed:
             effects += self._send(now, resend=True)

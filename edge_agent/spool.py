@@ -1,5 +1,7 @@
 """What an agent must not forget: requests, their epochs, and what was committed. SQLite, in one file.
 
+Beside them, what it would rather not learn again: how far its drafters' confidences can be believed.
+
 A write that fences (an epoch, the end of a request, a new request) is on disk before the call returns; committed
 tokens survive a killed process at once and a power cut up to the last fencing write, after which the target says them
 again.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +22,8 @@ from schemas.messages import Sampling, StopRules
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from edge_agent.calibration import Row
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS request (
@@ -39,6 +43,12 @@ CREATE TABLE IF NOT EXISTS piece (
     start INTEGER NOT NULL,
     tokens BLOB NOT NULL,
     PRIMARY KEY (session, start)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS calibration (
+    source TEXT NOT NULL,
+    sampled INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (source, sampled)
 ) WITHOUT ROWID;
 """
 _FORMAT = 1
@@ -154,17 +164,11 @@ class Spool:
         words = array("I", tokens)
         (known,) = self._db.execute("SELECT epoch FROM request WHERE session = ?", (session,)).fetchone()
         fences = finish is not None or epoch != known
-        self._db.execute(f"PRAGMA synchronous={'FULL' if fences else 'NORMAL'}")
-        try:
-            with self._transaction():
-                if words:
-                    self._db.execute("INSERT INTO piece VALUES (?, ?, ?)", (session, start, words.tobytes()))
-                if fences:
-                    self._db.execute(
-                        "UPDATE request SET epoch = ?, finish = ? WHERE session = ?", (epoch, finish, session)
-                    )
-        finally:
-            self._db.execute("PRAGMA synchronous=FULL")
+        with nullcontext() if fences else self._unfenced(), self._transaction():
+            if words:
+                self._db.execute("INSERT INTO piece VALUES (?, ?, ?)", (session, start, words.tobytes()))
+            if fences:
+                self._db.execute("UPDATE request SET epoch = ?, finish = ? WHERE session = ?", (epoch, finish, session))
 
     def finalize(self, session: bytes, final: bytes) -> None:
         """Note the last answer event of a request, so that it can be sent again."""
@@ -212,6 +216,26 @@ class Spool:
         )
         return [(msgspec.msgpack.decode(body, type=Spooled), final) for body, final in rows]
 
+    def keep_calibration(self, rows: Iterable[Row]) -> None:
+        """Keep what was learnt of drafters, each in the place of what was kept of it before."""
+        kept = list(rows)
+        if kept:
+            with self._unfenced(), self._transaction():
+                self._db.executemany("INSERT OR REPLACE INTO calibration VALUES (?, ?, ?)", kept)
+
+    def calibration(self) -> list[tuple[object, ...]]:
+        """Return the rows kept, as the disk gives them: whoever reads them must expect damage.
+
+        Raises:
+            SpoolError: the disk does not give them.
+        """
+        try:
+            return self._db.execute("SELECT source, sampled, body FROM calibration ORDER BY source, sampled").fetchall()
+        except sqlite3.Error as error:
+            raise SpoolError(
+                f"what was learnt of drafters cannot be read from the spool {self._where} ({error}); it is learnt anew"
+            ) from error
+
     def prune(self, keep: int) -> None:
         """Forget the oldest delivered requests until at most `keep` of them are left."""
         with self._transaction():
@@ -225,6 +249,15 @@ class Spool:
     def _bodies(self, where: str) -> list[Spooled]:
         rows = self._db.execute(f"SELECT body FROM request WHERE {where} ORDER BY number")  # noqa: S608 -- own text
         return [msgspec.msgpack.decode(body, type=Spooled) for (body,) in rows]
+
+    @contextmanager
+    def _unfenced(self) -> Iterator[None]:
+        """Within, a write survives a killed process, but a power cut may take it back."""
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA synchronous=FULL")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -78,16 +78,17 @@ Drafters = Annotated[
     list[str] | None,
     typer.Option(
         "--drafter",
-        help="FOLDER or onnx:FOLDER, transformers:FOLDER, lookup, or lookup+FOLDER; by default the int8 export of the "
-        "target. Given again, the next one takes over when the one before fails or is too slow.",
+        help="FOLDER or onnx:FOLDER, transformers:FOLDER, cross: before these for another tokenizer, lookup, or "
+        "lookup+FOLDER; by default lookup+ the drafter that comes with sled, where that fits, else the int8 export of the "
+        "default target. Given again, the next one takes over when the one before fails or is too slow.",
     ),
 ]
 PolicyText = Annotated[
     str,
     typer.Option(
         "--policy",
-        help="When to stop drafting: fixed:LENGTH, confidence:THRESHOLD[:LONGEST], entropy:NATS[:LONGEST] or "
-        "margin:THRESHOLD[:LONGEST].",
+        help="When to stop drafting: cost-aware[:LONGEST], fixed:LENGTH, confidence:THRESHOLD[:LONGEST], "
+        "entropy:NATS[:LONGEST] or margin:THRESHOLD[:LONGEST].",
     ),
 ]
 MetricsPlace = Annotated[
@@ -169,6 +170,13 @@ def draft_distill(
     layers: Annotated[
         str | None, typer.Option(help="How many of the target's layers, or which (0,1,2,29); by default a third.")
     ] = None,
+    frontier: Annotated[
+        str | None,
+        typer.Option(
+            help="Make students of several numbers of layers (2,4,9,15) of the same texts instead, in OUT/N-layers, "
+            "and print one table to choose by; --minutes is then for each."
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(help="JSON Lines of prompts; by default the target thinks up its own."),
@@ -185,6 +193,8 @@ def draft_distill(
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Answer tokens to see, repetitions included; by default six passes.")
     ] = None,
+    texts: Annotated[int, typer.Option(min=2, help="Answers the target writes, where no time ends it.")] = 20_000,
+    batch: Annotated[int, typer.Option(min=1, help="Answers it writes at a time; more on a GPU.")] = 64,
     vocabulary: Annotated[int, typer.Option(min=1, help="Tokens the drafter can write.")] = 12_288,
     context: Annotated[int, typer.Option(min=16, help="The longest sequence the drafter reads, in tokens.")] = 4096,
     round_trips: Annotated[
@@ -192,6 +202,7 @@ def draft_distill(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[DType, typer.Option(help="What matrices are multiplied in.")] = DType.FLOAT32,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one for each core.")] = None,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     *,
     as_json: Json = False,
@@ -201,11 +212,12 @@ def draft_distill(
     A run that was killed goes on when it is started again.
     """
     import msgspec
+    from transformers.utils import logging as transformers_logging
 
-    from models.distill.bar import LongProgress
-    from models.distill.distil import distil
+    from models.distill import distil
     from models.distill.options import Options
-    from models.distill.report import describe
+    from models.distill.report import compare, describe
+    from models.progress import RichProgress
 
     options = Options(
         prompts=prompts,
@@ -215,30 +227,45 @@ def draft_distill(
         vocabulary=vocabulary,
         minutes=minutes,
         tokens=tokens,
+        texts=texts,
+        batch=batch,
         context=context,
         round_trips_ms=tuple(round_trips) if round_trips else (5.0, 20.0, 50.0, 100.0),
         device=device,
         dtype="bfloat16" if dtype is DType.BFLOAT16 else "float32",
         seed=seed,
+        threads=threads,
         command=shlex.join(["sled", *sys.argv[1:]]),
     )
+    sizes = _numbers(frontier, "--frontier", "numbers of layers, as in 2,4,9,15") if frontier else None
+    if sizes and layers:
+        raise typer.BadParameter("--layers names one student, --frontier several: give one of them")
     folder = _pull(target)
-    with LongProgress(Console(stderr=True)) as progress:
-        report = distil(folder, out, options, progress=progress)
-    typer.echo(msgspec.json.encode(report).decode() if as_json else describe(report))
+    transformers_logging.disable_progress_bar()
+    with RichProgress(Console(stderr=True)) as progress:
+        if sizes:
+            reports = distil.frontier(folder, out, options, students=sizes, progress=progress)
+        else:
+            reports = [distil.distil(folder, out, options, progress=progress)]
+    if as_json:
+        typer.echo(msgspec.json.encode(reports if sizes else reports[0]).decode())
+    else:
+        typer.echo(compare(reports) if sizes else describe(reports[0]))
 
 
 def _layers(text: str | None) -> int | tuple[int, ...] | None:
     """Read how many layers, or which."""
     if text is None:
         return None
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r} should be a number of layers, or some layers as in 0,1,2,29", param_hint="--layers"
-        ) from error
+    numbers = _numbers(text, "--layers", "a number of layers, or some layers as in 0,1,2,29")
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _numbers(text: str, option: str, form: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} should be {form}", param_hint=option) from error
 
 
 # Roles ------------------------------------------------------------------------------------------------------------
@@ -308,7 +335,11 @@ def run_agent(
         Path | None,
         typer.Option(help="Folder of the target's tokenizer; by default the drafter's, or the default target's."),
     ] = None,
-    policy: PolicyText = "fixed:4",
+    policy: PolicyText = "cost-aware",
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Add what became of every draft to this file, one JSON object per line."),
+    ] = None,
     target: Annotated[
         str, typer.Option("--target", help="Name of the only target to use; by default any with the same tokenizer.")
     ] = "",
@@ -339,7 +370,10 @@ def run_agent(
     check_name(device)
     Topics(root)
     _policy(policy)
+    _record(record)
     drafters = _drafters(drafter)
+    if not drafters and (shipped := _shipped(tokenizer)):
+        drafters = (shipped,)
     from sled.run import AgentSettings
     from sled.run import run_agent as run
 
@@ -351,6 +385,7 @@ def run_agent(
             drafters or (str(_export(_pull(None))),),
             tokenizer or _tokenizer(drafters) or _pull(None),
             policy,
+            record,
             target,
             threads,
             spool or platformdirs.user_state_path("sled") / f"{device}.db",
@@ -423,12 +458,13 @@ def demo(
         list[str] | None,
         typer.Option(
             "--drafter",
-            help="As for `sled agent`; given again, the devices take turns. By default the int8 export of the target, "
-            "the same behind a prompt lookup, and a prompt lookup alone.",
+            help="As for `sled agent`; given again, the devices take turns. By default the drafter that comes "
+            "with sled behind a prompt lookup, the drafter alone and a lookup alone, or so with the int8 export of the "
+            "target, where that drafter does not fit.",
         ),
     ] = None,
     dtype: Annotated[DType, typer.Option(help="What the target computes in; only float32 is exact.")] = DType.FLOAT32,
-    policy: PolicyText = "fixed:4",
+    policy: PolicyText = "cost-aware",
     broker: Annotated[BrokerEngine, typer.Option("--broker", help="Which broker to run.")] = BrokerEngine.AUTO,
     logs: Annotated[Path | None, typer.Option(help="Folder in which to keep the logs of the processes.")] = None,
     *,
@@ -446,6 +482,8 @@ def demo(
     _policy(policy)
     drafters = _drafters(drafter)
     folder = _pull(target)
+    if not drafters and (shipped := _shipped(folder)):
+        drafters = (shipped, shipped.removeprefix("lookup+"), "lookup")
     if not drafters:
         own = str(_export(folder))
         drafters = (own, f"lookup+{own}", "lookup")
@@ -516,6 +554,30 @@ def bench_batching(context: typer.Context) -> None:
     raise typer.Exit(run(context.args) or 0)
 
 
+@bench.command("speedup", context_settings=_PASS_ON)
+def bench_speedup(context: typer.Context) -> None:
+    """Say how many times faster one device answers than the target alone (--help for options)."""
+    from benchmarks.speedup import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
+@bench.command("policies", context_settings=_PASS_ON)
+def bench_policies(context: typer.Context) -> None:
+    """Compare the draft policies at several round-trip times (--help for options)."""
+    from benchmarks.policies import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
+@bench.command("acceptance", context_settings=_PASS_ON)
+def bench_acceptance(context: typer.Context) -> None:
+    """Show how acceptance depends on the drafter's confidence, entropy and margin (--help for options)."""
+    from benchmarks.acceptance import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
 # Plumbing ---------------------------------------------------------------------------------------------------------
 
 
@@ -538,6 +600,17 @@ def _policy(text: str) -> None:
         raise typer.BadParameter(str(error), param_hint="--policy") from error
 
 
+def _record(path: Path | None) -> None:
+    """See that a record can be written, for the same reason."""
+    from edge_agent.recorder import RecorderError, check_record
+
+    try:
+        if path is not None:
+            check_record(path)
+    except RecorderError as error:
+        raise typer.BadParameter(str(error), param_hint="--record") from error
+
+
 def _drafters(texts: list[str] | None) -> tuple[str, ...]:
     """See that each names a drafter, for the same reason."""
     from edge_agent.drafters.spec import parse_drafter
@@ -548,11 +621,20 @@ def _drafters(texts: list[str] | None) -> tuple[str, ...]:
         raise typer.BadParameter(str(error), param_hint="--drafter") from error
 
 
+def _shipped(target: Path | None) -> str | None:
+    """Return the drafter that comes with sled, behind a prompt lookup, where it fits; None is the default target."""
+    from models.default import default_drafter
+
+    folder = default_drafter(target)
+    return f"lookup+{folder}" if folder else None
+
+
 def _tokenizer(drafters: tuple[str, ...]) -> Path | None:
-    """Return the tokenizer folder of the first drafter that has one."""
+    """Return the tokenizer folder of the first drafter that has the target's."""
     from edge_agent.drafters.spec import parse_drafter, tokenizer_folder
 
-    folders = (parse_drafter(text).folder for text in drafters)
+    specs = (parse_drafter(text) for text in drafters)
+    folders = (spec.folder for spec in specs if not spec.cross)
     found = (tokenizer_folder(folder) for folder in folders if folder is not None)
     return next((folder for folder in found if folder is not None), None)
 

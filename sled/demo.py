@@ -94,7 +94,8 @@ def describe(device: Device) -> str:
 
 def _short(drafter: DrafterSpec) -> str:
     lookup = ["lookup"] if drafter.lookup else []
-    return " + ".join(lookup + ([drafter.folder.name] if drafter.folder else []))
+    model = [f"{'cross ' * drafter.cross}{drafter.folder.name}"] if drafter.folder else []
+    return " + ".join(lookup + model)
 
 
 def _stage(options: DemoOptions, console: Console, stack: contextlib.ExitStack) -> Stage:

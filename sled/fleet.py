@@ -36,11 +36,17 @@ class Device(Struct, frozen=True):
         name: its id.
         drafters: what it drafts with, in order of preference, as for `sled agent --drafter`.
         policy: when it stops drafting.
+        record: file to which it adds what became of its drafts, as for `sled agent --record`; None for none.
+        broker: its own way to the broker, as for `sled agent --broker`; empty for the straight one.
+        threads: CPU threads for drafting.
     """
 
     name: str
     drafters: tuple[str, ...]
-    policy: str = "fixed:4"
+    policy: str = "cost-aware"
+    record: Path | None = None
+    broker: str = ""
+    threads: int = 1
 
 
 class FleetOptions(Struct, frozen=True):
@@ -53,6 +59,8 @@ class FleetOptions(Struct, frozen=True):
         broker: which broker; auto takes Mosquitto where it is installed.
         batching: the verifier's batch policy, as for `sled verifier --batching`.
         logs: folder for the logs of the processes; None for one that is removed at the end.
+        threads: CPU threads of the target; None leaves the verifier's own choice.
+        device: where the target computes, as for `sled verifier --device`.
     """
 
     target: Path
@@ -61,6 +69,8 @@ class FleetOptions(Struct, frozen=True):
     broker: BrokerEngine = "auto"
     batching: str = "continuous"
     logs: Path | None = None
+    threads: int | None = None
+    device: str = "auto"
 
 
 class Fleet:
@@ -81,6 +91,7 @@ class Fleet:
         self.engine = _resolve(options.broker)
         self.address = BrokerAddress("127.0.0.1", claim("127.0.0.1", 0))
         self._metrics_port = claim("127.0.0.1", 0)
+        self._device_metrics = {device.name: claim("127.0.0.1", 0) for device in options.devices}
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -111,16 +122,20 @@ class Fleet:
             if time.monotonic() > give_up:
                 raise FleetError("the broker did not start within 30 s: see its log with --logs DIR")
             time.sleep(0.05)
-        where = ("--broker", f"127.0.0.1:{port}")
+        threads = () if options.threads is None else ("--threads", str(options.threads))
         self._processes.start(
-            "verifier", "verifier", *where, "--target", str(options.target), "--dtype", options.dtype,
-            "--batching", options.batching, "--metrics", f"127.0.0.1:{self._metrics_port}",
+            "verifier", "verifier", "--broker", str(self.address), "--target", str(options.target),
+            "--dtype", options.dtype, "--device", options.device, "--batching", options.batching, *threads,
+            "--metrics", f"127.0.0.1:{self._metrics_port}",
         )  # fmt: skip
         for device in options.devices:
             drafters = [word for drafter in device.drafters for word in ("--drafter", drafter)]
+            record = ("--record", str(device.record)) if device.record else ()
             self._processes.start(
-                device.name, "agent", device.name, *where, *drafters, "--policy", device.policy,
-                "--tokenizer", str(options.target), "--spool", str(scratch / f"{device.name}.db"),
+                device.name, "agent", device.name, "--broker", device.broker or str(self.address), *drafters, *record,
+                "--policy", device.policy, "--threads", str(device.threads), "--tokenizer", str(options.target),
+                "--spool", str(scratch / f"{device.name}.db"),
+                "--metrics", f"127.0.0.1:{self._device_metrics[device.name]}",
             )  # fmt: skip
 
     def check(self) -> None:
@@ -145,6 +160,10 @@ class Fleet:
     def verifier_metrics(self) -> Samples:
         """Return what the verifier counts now, by metric name."""
         return scrape(f"http://127.0.0.1:{self._metrics_port}/metrics")
+
+    def device_metrics(self, name: str) -> Samples:
+        """Return what a device counts now, by metric name."""
+        return scrape(f"http://127.0.0.1:{self._device_metrics[name]}/metrics")
 
 
 def _resolve(engine: BrokerEngine) -> BrokerEngine:

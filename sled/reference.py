@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -42,15 +42,27 @@ class Reference:
         end = self._model.generation_config.eos_token_id
         return frozenset(end) if isinstance(end, list) else frozenset(() if end is None else (int(end),))
 
-    def write(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> tuple[tuple[int, ...], str]:
-        """Return the target's greedy answer as token ids and as text, special tokens left out."""
+    def write(
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int, each: Callable[[], object] | None = None
+    ) -> tuple[tuple[int, ...], str]:
+        """Return the target's greedy answer as token ids and as text, special tokens left out.
+
+        Args:
+            messages: the conversation.
+            max_tokens: length of the answer at most.
+            each: called when a token has been chosen.
+        """
         import torch  # noqa: PLC0415
 
         prompt = self.tokenizer.encode_chat(messages)
         ids = torch.tensor([prompt])
         with torch.inference_mode():
             out = self._model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                streamer=None if each is None else _Ticks(each),
             )
         tokens = [int(token) for token in out[0, len(prompt) :]]
         return tuple(tokens), self.tokenizer.decode(tokens)
@@ -64,3 +76,20 @@ class Reference:
             logits = self._model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
         array: npt.NDArray[np.float32] = logits.float().numpy()
         return array
+
+
+class _Ticks:
+    """A streamer for `generate` that only says that there is a token."""
+
+    def __init__(self, each: Callable[[], object]) -> None:
+        self._each = each
+        self._begun = False
+
+    def put(self, _: object) -> None:
+        """Take a token; the prompt comes first."""
+        if self._begun:
+            self._each()
+        self._begun = True
+
+    def end(self) -> None:
+        """Nothing is held back."""

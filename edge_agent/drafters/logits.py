@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from schemas.messages import Sampling
 
 
-def propose_from(logits: NDArray[np.floating], sampling: Sampling, position: int, model: object) -> Proposal:
+def propose_from(
+    logits: NDArray[np.floating], sampling: Sampling, position: int, model: object, *, source: str = ""
+) -> Proposal:
     """Choose a token as the target would from these logits.
 
     Args:
@@ -22,6 +24,7 @@ def propose_from(logits: NDArray[np.floating], sampling: Sampling, position: int
         sampling: how the target chooses.
         position: output position of the token, from 0.
         model: its file or folder, for the message.
+        source: the drafter's name, for the proposal.
 
     Raises:
         DrafterError: the highest logit is NaN or infinity.
@@ -33,4 +36,4 @@ def propose_from(logits: NDArray[np.floating], sampling: Sampling, position: int
             f"The drafter {model} computed nothing to choose from. {error} "
             "Copy its folder again, or export the model once more."
         ) from error
-    return Proposal(choice.token, choice.confidence, choice.entropy, choice.margin)
+    return Proposal(choice.token, choice.confidence, choice.entropy, choice.margin, source)

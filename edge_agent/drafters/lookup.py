@@ -95,7 +95,7 @@ class PromptLookup:
         if token >= self._vocab_size:
             return None
         self._rates.expect(len(sequence), length, token)
-        return _proposal(token, self._rates.rate(length))
+        return _proposal(token, self._rates.rate(length), self.name)
 
     def _longest_match(self) -> tuple[int, int] | None:
         """Return the length of the longest match and the token that followed its most recent occurrence."""
@@ -172,7 +172,7 @@ class _HitRates:
         self._hits[length] = self._hits.get(length, 0.0) + right
 
 
-def _proposal(token: int, chance: float) -> Proposal:
+def _proposal(token: int, chance: float, source: str) -> Proposal:
     doubt = 1 - chance
     entropy = -(chance * math.log(chance) + doubt * math.log(doubt)) / chance
-    return Proposal(token, chance, entropy, chance * chance)
+    return Proposal(token, chance, entropy, chance * chance, source)

@@ -92,7 +92,7 @@ class OnnxDrafter:
             chunk = sequence[start : start + _CHUNK]
             logits = self._cache.run(chunk)
             self._computed += chunk
-        return propose_from(logits[: self._vocab_size], sampling, position, self._graph.path)
+        return propose_from(logits[: self._vocab_size], sampling, position, self._graph.path, source=self._name)
 
 
 def _try_out(graph: Graph, *, share: bool) -> tuple[int, bool]:

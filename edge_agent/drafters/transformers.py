@@ -111,7 +111,7 @@ class TransformersDrafter:
                 "Check that its device has memory to spare."
             ) from error
         usable = logits[: self._vocab_size].float().cpu().numpy()
-        return propose_from(usable, sampling, position, self._folder)
+        return propose_from(usable, sampling, position, self._folder, source=self.name)
 
     def _advance(self, sequence: list[int]) -> torch.Tensor:
         """Bring the cache to `sequence` and return the logits after it, `[vocabulary]`."""

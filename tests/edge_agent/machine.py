@@ -215,11 +215,18 @@ class Machine:
 
     def draft(self, *tokens: int | None) -> list[Effect]:
         """Let the drafter answer so many times, None where it has nothing to propose; return all effects."""
+        return self._answer(*(None if token is None else Proposal(token, 0.9) for token in tokens))
+
+    def draft_unsure(self, *tokens: int) -> list[Effect]:
+        """Let the drafter answer so many times with tokens that it hardly believes in."""
+        return self._answer(*(Proposal(token, 0.1) for token in tokens))
+
+    def _answer(self, *proposals: Proposal | None) -> list[Effect]:
         effects: list[Effect] = []
-        for token in tokens:
+        for proposal in proposals:
             assert self.wish is not None, "the session did not ask for a draft"
             wish, self.wish = self.wish, None
-            effects += self.tell(Drafted(wish.branch, None if token is None else Proposal(token, 0.9)))
+            effects += self.tell(Drafted(wish.branch, proposal))
         return effects
 
 

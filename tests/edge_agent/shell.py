@@ -19,7 +19,7 @@ from edge_agent.events import (
     TimerFired,
     Unplaced,
 )
-from edge_agent.policy import FixedLength
+from edge_agent.policy import parse_policy
 from edge_agent.session import State
 from schemas.messages import Epoch, Refusal, Resync, Verdict
 from tests.edge_agent.machine import (
@@ -72,7 +72,7 @@ class Shell:
             epoch=random.choice([0, 3]),
             committed=random.choice([(), (), (21, 22)]),
             link_up=random.random() < 0.8,
-            policy=FixedLength(random.choice([1, 2])),
+            policy=parse_policy(random.choice(["fixed:1", "fixed:2", "confidence:0.5:3", "cost-aware:3"])),
         )
         self.timer = False
         self.wishes: list[Draft] = []

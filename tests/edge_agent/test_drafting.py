@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from edge_agent.drafters.drafter import DrafterError, Proposal
 from edge_agent.drafting import DraftingThread
@@ -28,7 +29,7 @@ def wish(branch: int, *sequence: int) -> Draft:
 
 
 def drafted(branch: int, token: int) -> Drafted:
-    return Drafted(branch, Proposal(token, 0.5))
+    return Drafted(branch, Proposal(token, 0.5, source="scripted"))
 
 
 class Scripted:
@@ -52,7 +53,7 @@ class Scripted:
         if tokens[-1] == 88:
             return None
         if sampling != GREEDY:
-            return Proposal(position, sampling.temperature)
+            return Proposal(position, sampling.temperature, source="a part of it")
         return Proposal(len(tokens), 0.5)
 
 
@@ -62,7 +63,10 @@ class Bench:
     def __init__(self) -> None:
         self.drafter = Scripted()
         self.answers: queue.SimpleQueue[tuple[bytes, Drafted | DrafterLost]] = queue.SimpleQueue()
-        self.thread = DraftingThread(self.drafter, lambda session, event: self.answers.put((session, event)))
+        self.seconds: list[float] = []
+        self.thread = DraftingThread(
+            self.drafter, lambda session, event: self.answers.put((session, event)), self.seconds.append
+        )
         before = set(threading.enumerate())
         self.thread.start()
         (self._running,) = {t for t in threading.enumerate() if t.name == "drafting"} - before
@@ -71,7 +75,12 @@ class Bench:
         return self._running.is_alive()
 
     def answer(self) -> tuple[bytes, Drafted | DrafterLost]:
-        return self.answers.get(timeout=PATIENCE)
+        """The next answer, without the time that it took, which has to be the time that was told."""
+        session, event = self.answers.get(timeout=PATIENCE)
+        if isinstance(event, DrafterLost) or event.proposal is None:
+            return session, event
+        assert event.proposal.seconds == self.seconds.pop(0) > 0
+        return session, Drafted(event.branch, replace(event.proposal, seconds=0.0))
 
     def begun(self) -> tuple[int, ...]:
         return self.drafter.begun.get(timeout=PATIENCE)
@@ -90,13 +99,13 @@ def bench() -> Iterator[Bench]:
 def test_draft_answers_with_session_branch_and_proposal(bench: Bench) -> None:
     bench.drafter.may.release()
     bench.thread.draft(ONE, wish(7, 1, 2, 3))
-    assert bench.answer() == (ONE, Drafted(7, Proposal(3, 0.5)))
+    assert bench.answer() == (ONE, drafted(7, 3))
 
 
-def test_draft_tells_the_drafter_how_the_target_chooses(bench: Bench) -> None:
+def test_draft_tells_the_drafter_how_the_target_chooses_and_the_session_who_drafted_and_how(bench: Bench) -> None:
     bench.drafter.may.release()
     bench.thread.draft(ONE, Draft(7, (1, 2, 3), SAMPLED, 42))
-    assert bench.answer() == (ONE, Drafted(7, Proposal(42, 0.5)))
+    assert bench.answer() == (ONE, Drafted(7, Proposal(42, 0.5, source="a part of it", sampled=True)))
 
 
 def test_draft_nothing_to_propose_is_an_answer(bench: Bench) -> None:

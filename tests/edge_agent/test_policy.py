@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from edge_agent.cost_aware import LONGEST, CostAware
 from edge_agent.drafters.drafter import Proposal
-from edge_agent.policy import DEFAULT_MAX_DRAFT, Confidence, Entropy, FixedLength, Margin, Policy, parse_policy
+from edge_agent.policy import (
+    DEFAULT_MAX_DRAFT,
+    Confidence,
+    Entropy,
+    FixedLength,
+    Margin,
+    Outcome,
+    Policy,
+    parse_policy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +30,17 @@ if TYPE_CHECKING:
 LENGTHS = st.integers(1, 20)
 SHARES = st.floats(0, 1)
 NATS = st.floats(0, 15)
-PROPOSALS = st.builds(Proposal, st.integers(0, 9), SHARES | st.just(math.nan), NATS | st.just(math.nan), SHARES)
+SECONDS = st.floats(0, 0.1)
+PROPOSALS = st.builds(
+    Proposal,
+    st.integers(0, 9),
+    SHARES | st.just(math.nan),
+    NATS | st.just(math.nan),
+    SHARES,
+    st.sampled_from(["", "lookup", "model"]),
+    SECONDS | st.just(math.nan),
+    st.booleans(),
+)
 DRAFTS = st.lists(PROPOSALS, max_size=25)
 
 
@@ -47,8 +68,25 @@ RULES = {
     "entropy": Rule(Entropy, "entropy", NATS, lambda measure: Proposal(1, 1.0, entropy=measure), stricter=False),
     "margin": Rule(Margin, "margin", SHARES, lambda measure: Proposal(1, 1.0, margin=measure), stricter=True),
 }
+OUTCOMES = st.builds(
+    Outcome,
+    st.lists(PROPOSALS, max_size=6).map(tuple),
+    st.integers(0, 6),
+    st.integers(1, 7),
+    st.none() | st.floats(0, 5),
+)
+
+
+def experienced(longest: int, outcomes: Sequence[Outcome]) -> CostAware:
+    policy = CostAware(longest)
+    for outcome in outcomes:
+        policy.learn(outcome)
+    return policy
+
+
 POLICIES: dict[str, st.SearchStrategy[Policy]] = {
     "fixed": st.builds(FixedLength, LENGTHS),
+    "cost-aware": st.builds(experienced, LENGTHS, st.lists(OUTCOMES, max_size=8)),
     **{name: st.builds(rule.make, rule.thresholds, LENGTHS) for name, rule in RULES.items()},
 }
 
@@ -94,8 +132,29 @@ def test_every_policy_stays_with_its_word_beyond_the_longest_draft(
 @given(data=st.data())
 def test_every_policy_is_read_back_from_what_it_is_written_as(name: str, data: st.DataObject) -> None:
     policy = data.draw(POLICIES[name])
-    values = [str(getattr(policy, field)) for field in policy.__struct_fields__]  # type: ignore[attr-defined]
-    assert parse_policy(":".join([name, *values])) == policy
+    fields = getattr(policy, "__struct_fields__", ("max_draft",))
+    read = parse_policy(":".join([name, *(str(getattr(policy, field)) for field in fields)]))
+    assert type(read) is type(policy)
+    assert all(getattr(read, field) == getattr(policy, field) for field in fields)
+
+
+@every_policy
+@given(data=st.data(), draft=DRAFTS)
+def test_every_policy_drafts_ahead_behind_nothing_and_says_yes_or_no(
+    name: str, data: st.DataObject, draft: list[Proposal]
+) -> None:
+    policy = data.draw(POLICIES[name])
+    assert policy.ahead([])
+    assert policy.ahead(draft) in (True, False)
+
+
+@every_policy
+@given(data=st.data(), outcome=OUTCOMES)
+def test_every_policy_can_learn_from_every_outcome(name: str, data: st.DataObject, outcome: Outcome) -> None:
+    policy = data.draw(POLICIES[name])
+    policy.learn(outcome)
+    assert not policy.enough([])
+    assert (policy.calibration is not None) == (name == "cost-aware")
 
 
 # Every threshold ------------------------------------------------------------------------------------------------------
@@ -118,18 +177,23 @@ def test_threshold_the_first_unsure_token_ends_the_draft_and_is_sent(rule: Rule)
     assert drafted(policy, draft) == 3
 
 
-def test_threshold_looks_at_the_newest_token_alone(rule: Rule) -> None:
+def test_threshold_looks_at_every_token(rule: Rule) -> None:
+    """A verdict may leave extras of which any may be past it."""
     policy = rule.make(0.6, 8)
-    unsure, sure = (0.1, 0.9) if rule.stricter else (0.9, 0.1)
-    assert not policy.enough([rule.proposal(unsure), rule.proposal(sure)])
+    unsure, sure = (rule.proposal(measure) for measure in ((0.1, 0.9) if rule.stricter else (0.9, 0.1)))
+    assert not policy.enough([sure, sure, sure])
+    assert policy.enough([unsure, sure, sure])
+    assert policy.enough([sure, unsure, sure])
+
+
+def test_threshold_drafts_ahead_whatever_was_drafted(rule: Rule) -> None:
+    assert rule.make(0.6, 8).ahead([rule.proposal(measure) for measure in (0.0, 1.0)])
 
 
 def test_threshold_looks_at_its_own_measure_alone(rule: Rule) -> None:
-    measures = {"confidence": 0.0, "entropy": 9.0, "margin": 0.0}
-    sure = {"confidence": 1.0, "entropy": 0.0, "margin": 1.0}
-    proposal = Proposal(1, **(measures | {rule.word: sure[rule.word]}))
-    assert not rule.make(0.5, 8).enough([proposal])
-    assert rule.make(0.5, 8).enough([Proposal(1, **(sure | {rule.word: measures[rule.word]}))])
+    unsure, sure = Proposal(1, 0.0, 9.0, 0.0), Proposal(1, 1.0, 0.0, 1.0)
+    assert not rule.make(0.5, 8).enough([replace(unsure, **{rule.word: getattr(sure, rule.word)})])
+    assert rule.make(0.5, 8).enough([replace(sure, **{rule.word: getattr(unsure, rule.word)})])
 
 
 def test_threshold_not_a_number_is_not_sure(rule: Rule) -> None:
@@ -197,10 +261,20 @@ def test_parse_policy_reads_what_it_shows(text: str, policy: Policy) -> None:
     assert parse_policy(text) == policy
 
 
+@pytest.mark.parametrize(("text", "longest"), [("cost-aware", LONGEST), ("cost-aware:12", 12)])
+def test_parse_policy_reads_the_default(text: str, longest: int) -> None:
+    policy = parse_policy(text)
+    assert isinstance(policy, CostAware)
+    assert policy.max_draft == longest
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "'' is not known; write fixed:LENGTH"),
+        ("", "'' is not known; write cost-aware or cost-aware:LONGEST"),
+        ("cost-aware:", "'' should be a whole number"),
+        ("cost-aware:0", "longest draft is at least 1 token, but 0"),
+        ("cost-aware:8:2", "is not known"),
         ("fixed", "'fixed' is not known"),
         ("margins:2", "'margins:2' is not known"),
         ("fixed:4:5", "is not known"),

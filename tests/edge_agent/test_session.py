@@ -241,11 +241,12 @@ def test_placed_on_a_verifier_that_was_restarted_sends_again_in_the_same_epoch()
     assert machine.state() is State.AWAITING
 
 
-def test_placed_on_a_verifier_that_was_restarted_sends_a_draft_begun() -> None:
+def test_placed_on_a_verifier_that_was_restarted_goes_on_with_a_draft_begun() -> None:
     machine = drafting()
     machine.draft(21)
-    assert sent(machine.tell(Placed(terms(boot="2")))) == [bundle(1, (21,))]
-    assert machine.state() is State.AWAITING
+    assert machine.tell(Placed(terms(boot="2"))) == [StopTimer()]
+    assert machine.state() is State.DRAFTING
+    assert sent(machine.draft(22)) == [bundle(1, (21, 22))]
 
 
 def test_placed_after_the_verifier_was_gone_sends_again() -> None:
@@ -333,12 +334,22 @@ def test_link_up_awaiting_sends_again() -> None:
     assert sent(machine.tell(LinkUp())) == [bundle(2, (21, 22))]
 
 
-def test_link_up_after_it_broke_while_drafting_sends_what_there_is() -> None:
+def test_link_up_after_it_broke_while_drafting_sends_what_there_is_if_it_is_enough() -> None:
     machine = drafting()
     machine.draft(21)
     machine.tell(LinkDown())
-    assert sent(machine.tell(LinkUp())) == [bundle(1, (21,))]
+    machine.draft(22, 23)
+    assert sent(machine.tell(LinkUp())) == [bundle(1, (21, 22, 23))]
     assert machine.session.tally.resends == 0
+
+
+def test_link_up_after_it_broke_while_drafting_goes_on_with_a_draft_begun() -> None:
+    machine = drafting()
+    machine.draft(21)
+    machine.tell(LinkDown())
+    machine.tell(LinkUp())
+    assert machine.state() is State.DRAFTING
+    assert sent(machine.draft(22)) == [bundle(1, (21, 22))]
 
 
 def test_link_up_after_it_broke_with_nothing_drafted_drafts() -> None:
@@ -447,8 +458,10 @@ def test_drafted_longer_than_a_bundle_may_be_is_cut_and_the_rest_kept() -> None:
     machine.tell(Placed(terms(context_length=2000)))
     (first,) = sent(machine.draft(*[9] * (MAX_DRAFT_TOKENS + 4)))
     assert first.draft == (9,) * MAX_DRAFT_TOKENS
-    (second,) = sent(machine.tell(verdict(1, (9,) * (MAX_DRAFT_TOKENS + 1), accepted=MAX_DRAFT_TOKENS)))
-    assert second.draft == (9,) * 3
+    assert sent(machine.tell(verdict(1, (9,) * (MAX_DRAFT_TOKENS + 1), accepted=MAX_DRAFT_TOKENS))) == []
+    assert machine.wish == wish(0, (*PROMPT, *[9] * (MAX_DRAFT_TOKENS + 4))), "three tokens were kept"
+    (second,) = sent(machine.draft(*[9] * (MAX_DRAFT_TOKENS + 1)))
+    assert second.draft == (9,) * MAX_DRAFT_TOKENS
 
 
 @pytest.mark.parametrize("token", [VOCABULARY, -1])
@@ -506,18 +519,53 @@ def test_verdict_with_correction_makes_the_draft_under_way_stale() -> None:
     assert machine.draft(31) == [wish(1, (*PROMPT, 21, 30, 31))]
 
 
-def test_verdict_whose_bonus_is_the_first_extra_sends_the_other_extras_at_once() -> None:
+def test_verdict_whose_bonus_is_the_first_extra_sends_the_other_extras_at_once_if_they_are_enough() -> None:
     """Nothing is rolled back: the draft under way continues them."""
-    machine = awaiting(23, 24)
+    machine = awaiting(23, 24, 25)
     machine.now = 1.0
     assert machine.tell(verdict(1, (21, 22, 23), accepted=2)) == [
         Persist(1, 0, (21, 22, 23)),
         Emit(0, (21, 22, 23)),
-        PublishDraft("v0", bundle(2, (24,), after=(21, 22, 23), timeout=3.0)),
+        PublishDraft("v0", bundle(2, (24, 25), after=(21, 22, 23), timeout=3.0)),
         StartTimer(3.0),
+        wish(0, (*PROMPT, 21, 22, 23, 24, 25)),
     ]
     assert machine.state() is State.AWAITING
-    assert machine.draft(25) == [wish(0, (*PROMPT, 21, 22, 23, 24, 25))]
+    assert machine.draft(26) == [wish(0, (*PROMPT, 21, 22, 23, 24, 25, 26))]
+
+
+def test_verdict_that_leaves_too_few_extras_drafts_on_behind_them() -> None:
+    machine = awaiting(23, 24)
+    assert machine.tell(verdict(1, (21, 22, 23), accepted=2))[2:] == [StopTimer()], "the draft under way goes on"
+    assert machine.state() is State.DRAFTING
+    assert sent(machine.draft(25)) == [bundle(2, (24, 25), after=(21, 22, 23), timeout=0.2)]
+
+
+def test_verdict_that_leaves_extras_sends_them_all_if_one_is_past_the_threshold() -> None:
+    machine = drafting(policy=Confidence(0.5))
+    machine.draft(21)
+    assert sent(machine.draft_unsure(22)) == [bundle(1, (21, 22))]
+    machine.draft(23)
+    machine.draft_unsure(24)
+    machine.draft(25)
+    assert sent(machine.tell(verdict(1, (21, 22, 23), accepted=2))) == [
+        bundle(2, (24, 25), after=(21, 22, 23), timeout=0.2)
+    ]
+
+
+def test_verdict_that_leaves_as_many_extras_as_the_verifier_takes_now_sends_them() -> None:
+    machine = awaiting(23, 24, policy=FixedLength(2))
+    assert sent(machine.tell(verdict(1, (21, 22, 23), accepted=2, draft_hint=1))) == [
+        bundle(2, (24,), after=(21, 22, 23), timeout=0.2)
+    ]
+
+
+def test_verdict_that_leaves_extras_sends_them_if_nothing_more_can_be_drafted() -> None:
+    machine = awaiting(23, 24)
+    machine.draft(None)
+    assert sent(machine.tell(verdict(1, (21, 22, 23), accepted=2))) == [
+        bundle(2, (24,), after=(21, 22, 23), timeout=0.2)
+    ]
 
 
 def test_verdict_whose_bonus_is_the_only_extra_drafts_on_in_the_same_branch() -> None:
@@ -539,9 +587,8 @@ def test_verdict_before_any_extra_rolls_back_since_the_bonus_was_not_drafted() -
 
 def test_verdict_with_a_run_keeps_the_extras_that_agree() -> None:
     machine = awaiting(23, 24, 25)
-    assert sent(machine.tell(verdict(1, (21, 22, 23, 24), accepted=2))) == [
-        bundle(2, (25,), after=(21, 22, 23, 24), timeout=0.2)
-    ]
+    machine.tell(verdict(1, (21, 22, 23, 24), accepted=2))
+    assert sent(machine.draft(26)) == [bundle(2, (25, 26), after=(21, 22, 23, 24), timeout=0.2)]
 
 
 def test_verdict_with_finish_is_durable_before_the_context_is_cleared() -> None:
@@ -589,7 +636,7 @@ def test_verdict_overlapping_the_log_adds_only_what_is_new() -> None:
     machine.draft(24, 25)
     effects = machine.tell(verdict(1, (21, 22, 23, 24)))
     assert effects[:2] == [Persist(1, 3, (24,)), Emit(3, (24,))]
-    assert sent(effects) == [bundle(3, (25,), after=(21, 22, 23, 24), timeout=0.2)]
+    assert sent(machine.draft(26)) == [bundle(3, (25, 26), after=(21, 22, 23, 24), timeout=0.2)]
 
 
 def test_verdict_outage_without_link_is_taken_in_and_waits_on() -> None:

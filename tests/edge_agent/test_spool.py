@@ -235,6 +235,48 @@ def test_prune_with_few_requests_changes_nothing(spool: Spool) -> None:
     assert spool.find("ask-1") is not None
 
 
+# What was learnt of drafters ------------------------------------------------------------------------------------------
+
+
+def test_calibration_kept_is_there_after_reopening_each_in_the_place_of_the_last(path: Path) -> None:
+    spool = Spool(path)
+    assert spool.calibration() == []
+    spool.keep_calibration([("model", False, b"one"), ("model", True, b"two"), ("lookup", False, b"three")])
+    spool.keep_calibration([])
+    spool.keep_calibration([("model", False, b"four")])
+    spool.close()
+    spool = Spool(path)
+    assert spool.calibration() == [("lookup", 0, b"three"), ("model", 0, b"four"), ("model", 1, b"two")]
+    spool.close()
+
+
+def test_calibration_finds_its_place_in_a_spool_that_an_earlier_release_made(path: Path) -> None:
+    spool = Spool(path)
+    spool.add(request())
+    spool.close()
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE calibration")
+    db.close()
+    spool = Spool(path)
+    spool.keep_calibration([("model", False, b"one")])
+    assert spool.calibration() == [("model", 0, b"one")]
+    assert spool.unanswered() == [request()]
+    spool.close()
+
+
+def test_calibration_that_the_disk_does_not_give_or_take_is_told_in_a_sentence(spool: Spool) -> None:
+    spool._db.execute("DROP TABLE calibration")
+    with pytest.raises(SpoolError, match=r"cannot be read from the spool .* it is learnt anew"):
+        spool.calibration()
+    with pytest.raises(SpoolError, match=r"could not be written .*: check that the disk is not full"):
+        spool.keep_calibration([("model", False, b"one")])
+
+
+def test_calibration_does_not_weaken_the_writes_after_it(spool: Spool) -> None:
+    spool.keep_calibration([("model", False, b"one")])
+    assert spool._db.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
+
+
 # Files that will not do -----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.pair.world import World
 
 RUNS = st.sampled_from([0, 0, 1, 5])
+POLICIES = st.sampled_from(
+    ["fixed:1", "fixed:3", "fixed:8", "confidence:0.5:6", "cost-aware", "cost-aware", "cost-aware:3"]
+)
 
 
 class Pair(RuleBasedStateMachine):
@@ -16,15 +19,15 @@ class Pair(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(ties=st.booleans(), draft=st.integers(0, 6), run=RUNS)
-    def begin(self, ties: bool, draft: int, run: int) -> None:
+    @initialize(ties=st.booleans(), policy=POLICIES, run=RUNS)
+    def begin(self, ties: bool, policy: str, run: int) -> None:
         self.world = World(ties=ties)
-        self.world.ask(5, 30, max(1, draft), run=run)
+        self.world.ask(5, 30, policy, run=run)
 
     @precondition(lambda self: len(self.world.spool) < 4)
-    @rule(length=st.integers(1, 9), most=st.integers(1, 40), draft=st.integers(1, 8), run=RUNS)
-    def ask(self, length: int, most: int, draft: int, run: int) -> None:
-        self.world.ask(length, most, draft, run=run)
+    @rule(length=st.integers(1, 9), most=st.integers(1, 40), policy=POLICIES, run=RUNS)
+    def ask(self, length: int, most: int, policy: str, run: int) -> None:
+        self.world.ask(length, most, policy, run=run)
 
     @precondition(lambda self: self.world.up)
     @rule(data=st.data(), keep=st.booleans())

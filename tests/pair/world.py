@@ -37,7 +37,7 @@ from edge_agent.events import (
     TimerFired,
     Unplaced,
 )
-from edge_agent.policy import FixedLength
+from edge_agent.policy import Outcome, Policy, parse_policy
 from edge_agent.session import Request, Session, State
 from schemas import codec
 from schemas.messages import DraftBundle, Refusal, Resync, SessionContext, StopRules, Verdict
@@ -110,6 +110,37 @@ class AgentCrashedError(Exception):
     """The agent dies between two effects."""
 
 
+class Pupil:
+    """The policy of a session, which checks that what it is taught is true."""
+
+    def __init__(self, world: World, session: bytes, policy: Policy) -> None:
+        self._world = world
+        self._session = session
+        self._policy = policy
+        self.max_draft = policy.max_draft
+        self.calibration = policy.calibration
+
+    def enough(self, draft: Sequence[Proposal]) -> bool:
+        return self._policy.enough(draft)
+
+    def ahead(self, draft: Sequence[Proposal]) -> bool:
+        return self._policy.ahead(draft)
+
+    def learn(self, outcome: Outcome) -> None:
+        """Accepted and rejected are the target's own words at the very place where the log ends."""
+        sequence = list(self._world.sessions[self._session].log.sequence())
+        assert 0 <= outcome.accepted <= min(len(outcome.proposals), outcome.committed)
+        assert outcome.seconds is None or outcome.seconds >= 0
+        for proposal in outcome.proposals[: outcome.accepted]:
+            assert proposal.token in self._world.target.legal(sequence)
+            sequence.append(proposal.token)
+        for rejected in outcome.proposals[outcome.accepted : outcome.accepted + 1]:
+            assert outcome.committed > outcome.accepted, "the target has said something else in its place"
+            assert sequence[-1] != END
+            assert self._world.target.ties or rejected.token not in self._world.target.legal(sequence)
+        self._policy.learn(outcome)
+
+
 class World:
     """Two verifiers, one device with several sessions, and the link between them."""
 
@@ -132,7 +163,7 @@ class World:
         self.crash_after: int | None = None
         self.link_up = True
         self.faithful = True  # nothing was lost, repeated or reordered so far
-        self.policies: dict[bytes, FixedLength] = {}
+        self.policies: dict[bytes, Pupil] = {}
         self.runs: dict[bytes, int] = {}
         self.placed: str | None = "v0"
         self._nonces = count(1)
@@ -214,14 +245,14 @@ class World:
         for session in set(self.retained) - {s for s, saved in self.spool.items() if saved.finish is None}:
             self._clear(session)
 
-    def ask(self, length: int, most: int, draft: int, stop: tuple[int, ...] = (), *, run: int = 0) -> bytes:
-        """Ask for an answer of at most `most` tokens to a prompt of `length` tokens."""
+    def ask(self, length: int, most: int, policy: str, stop: tuple[int, ...] = (), *, run: int = 0) -> bytes:
+        """Ask for an answer of at most `most` tokens to a prompt of `length` tokens, drafted by a policy."""
         number = next(self._ids)
         session = number.to_bytes(8, "big")
         prompt = tuple(1 + (number * 7 + i * 3) % (VOCABULARY - 1) for i in range(length))
         self.spool[session] = Saved(Request(session, prompt, most, TOKENIZER, stop=StopRules(stop)))
         self.shown[session] = Shown()
-        self.policies[session] = FixedLength(draft)
+        self.policies[session] = Pupil(self, session, parse_policy(policy))
         self.runs[session] = run
         self._open(session)
         return session
@@ -315,7 +346,8 @@ class World:
         assert effect.position == len(effect.sequence) - len(self.spool[session].request.prompt)
         token = self.target.legal(effect.sequence)[0]
         guess = token if right else token % (VOCABULARY - 1) + 1
-        self.tell(session, Drafted(effect.branch, None if right is None else Proposal(guess, 0.5)))
+        proposal = Proposal(guess, 0.8 if right else 0.4, source="toy", seconds=0.01)
+        self.tell(session, Drafted(effect.branch, None if right is None else proposal))
 
     def steal(self, session: bytes) -> None:
         """Somebody else clears the retained context: everybody hears of it, the agent too."""

@@ -43,7 +43,20 @@ def test_every_command_has_help(command: str) -> None:
     assert "Usage" in result.stdout
 
 
-@pytest.mark.parametrize("bench", ["roundtrip", "verify-step", "draft-token", "lossless", "choose", "batching"])
+@pytest.mark.parametrize(
+    "bench",
+    [
+        "roundtrip",
+        "verify-step",
+        "draft-token",
+        "lossless",
+        "choose",
+        "batching",
+        "speedup",
+        "policies",
+        "acceptance",
+    ],
+)
 def test_every_bench_has_help(bench: str) -> None:
     result = sled("bench", bench, "--help")
     assert result.returncode == 0
@@ -143,6 +156,14 @@ def test_corrupt_drafter_says_so(tiny_drafter: Path, tmp_path: Path) -> None:
     assert "model.onnx" in sentence(result)
 
 
+def test_record_that_cannot_be_written_says_so(tiny_drafter: Path, tmp_path: Path) -> None:
+    result = sled(
+        "agent", "pi", "--drafter", str(tiny_drafter), "--record", str(tmp_path), "--spool", str(tmp_path / "spool.db")
+    )
+    assert result.returncode == 2
+    assert "cannot be recorded in" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_unknown_policy_says_so(tiny_drafter: Path, tmp_path: Path) -> None:
     result = sled(
         "agent", "pi", "--drafter", str(tiny_drafter), "--policy", "wild:7", "--spool", str(tmp_path / "spool.db")
@@ -200,7 +221,7 @@ def test_demo_with_several_devices_shows_them_side_by_side(tiny_target: Path, ti
     assert report["identical"] is True
     assert len({tuple(answer["tokens"]) for answer in report["answers"]}) == 1
     assert [device["drafter"] for device in report["devices"].values()] == [
-        "tiny-drafter, fixed:4", "lookup, fixed:4", "tiny-drafter, fixed:4",
+        "tiny-drafter, cost-aware", "lookup, cost-aware", "tiny-drafter, cost-aware",
     ]  # fmt: skip
     assert report["mean_batch_size"] >= 1
     assert report["tokens_per_second"] > 0
