@@ -79,8 +79,8 @@ Drafters = Annotated[
     typer.Option(
         "--drafter",
         help="FOLDER or onnx:FOLDER, transformers:FOLDER, cross: before these for another tokenizer, lookup, or "
-        "lookup+FOLDER; by default lookup+ the drafter that comes with sled, where that fits, else the int8 export of the "
-        "default target. Given again, the next one takes over when the one before fails or is too slow.",
+        "lookup+FOLDER; by default lookup+ the drafter that comes with sled, where that fits, else the int8 export of "
+        "the default target. Given again, the next one takes over when the one before fails or is too slow.",
     ),
 ]
 PolicyText = Annotated[
