@@ -15,9 +15,6 @@ import argparse
 import hashlib
 import json
 import sys
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -25,43 +22,23 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import flags
+from benchmarks.asking import Written, write
+from benchmarks.error import BenchError
 from benchmarks.positions import TOLERANCE, Outcome, judge
-from schemas.messages import Ask, DoneEvent, ErrorEvent, Sampling, Statistics, TokenEvent
-from sled.client import Client, NoAnswerError
+from benchmarks.progress import Bars
+from benchmarks.prompts import read_prompts
+from benchmarks.rounds import Rounds
 from sled.errors import FAILED, NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
-from sled.report import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from rich.progress import Progress
 
     from sled.reference import Reference
 
 TIES_PER_TOKEN: Final = {"float32": 1 / 20_000, "bfloat16": 1.0}
 """More near-ties than this, rounded up, are not arithmetic any more."""
-
-
-class LosslessError(Exception):
-    """The check cannot be made; the message says why."""
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One line of the prompts file; other fields are left alone."""
-
-    prompt: str
-
-
-class Written(msgspec.Struct, frozen=True):
-    """What the system wrote for one prompt."""
-
-    prompt: str
-    sampling: Sampling
-    tokens: tuple[int, ...]
-    text: str
-    finish: str
-    statistics: Statistics
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -116,33 +93,6 @@ class Result(msgspec.Struct, frozen=True):
     seed: int
 
 
-def read_prompts(path: Path, limit: int | None) -> list[str]:
-    """Return the prompts of a JSON Lines file.
-
-    Raises:
-        LosslessError: the file cannot be read, has no prompts, or a line has none.
-    """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise LosslessError(f"{path} cannot be read ({error.strerror}): give --prompts a JSON Lines file") from error
-    prompts: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if limit is not None and len(prompts) >= limit:
-            break
-        if not line.strip():
-            continue
-        try:
-            prompts.append(msgspec.json.decode(line, type=Line).prompt)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise LosslessError(
-                f'line {number} of {path} is no JSON object with a "prompt" ({error}): mend or remove it'
-            ) from error
-    if not prompts:
-        raise LosslessError(f'{path} holds no prompts: each line is a JSON object with a "prompt"')
-    return prompts
-
-
 # The target alone -------------------------------------------------------------------------------------------------
 
 Plain: TypeAlias = "Callable[[str], tuple[int, ...]]"
@@ -178,59 +128,6 @@ class Kept:
                 with self._path.open("a") as file:
                     file.write(json.dumps([self._key, prompt, tokens]) + "\n")
         return self._known[prompt]
-
-
-# Writing ----------------------------------------------------------------------------------------------------------
-
-
-def write(fleet: Fleet, devices: Sequence[str], asks: Sequence[Ask], progress: Progress) -> list[Written]:
-    """Have the devices answer, each the next ask that is left, and return the answers in order.
-
-    Raises:
-        LosslessError: a request failed.
-    """
-    left = deque(enumerate(asks))
-    written: dict[int, Written] = {}
-    task = progress.add_task("answering", total=len(asks))
-
-    def work(device: str, client: Client) -> None:
-        while True:
-            try:
-                number, ask = left.popleft()
-            except IndexError:
-                return
-            written[number] = _ask(client, device, ask, fleet)
-            progress.advance(task)
-
-    with ExitStack() as stack, ThreadPoolExecutor(len(devices), thread_name_prefix="app") as pool:
-        clients = [stack.enter_context(Client(fleet.address)) for _ in devices]
-        for client in clients:
-            fleet.wait(client)
-        for done in [pool.submit(work, device, client) for device, client in zip(devices, clients, strict=True)]:
-            done.result()
-    return [written[number] for number in range(len(asks))]
-
-
-def _ask(client: Client, device: str, ask: Ask, fleet: Fleet) -> Written:
-    tokens: list[int] = []
-    try:
-        for event in client.ask(device, ask, timeout=300):
-            match event:
-                case TokenEvent():
-                    tokens += event.tokens
-                case DoneEvent():
-                    sampling = Sampling(ask.temperature, ask.top_k, ask.top_p, ask.seed or 0)
-                    return Written(
-                        ask.prompt or "", sampling, tuple(tokens), event.text, event.finish_reason, event.statistics
-                    )
-                case ErrorEvent():
-                    raise LosslessError(f"a request failed on {device} ({event.code}): {event.message}")
-                case _:
-                    pass
-    except NoAnswerError:
-        fleet.check()
-        raise
-    raise LosslessError("an answer ended without a last event")
 
 
 # Checking ---------------------------------------------------------------------------------------------------------
@@ -276,11 +173,8 @@ def summarise(
     options: argparse.Namespace, target: str, written: Sequence[Written], checked: Sequence[Checked], seconds: float
 ) -> Result:
     """Return the sums."""
-    every = [answer.statistics for answer in written]
+    rounds = Rounds.of([answer.statistics for answer in written])
     tokens = sum(len(answer.tokens) for answer in written)
-    rounds = sum(s.rounds for s in every)
-    drafted = sum(s.drafted for s in every)
-    generated = sum(s.generated for s in every)
     near_ties = sum(answer.near_ties for answer in checked)
     texts = hashlib.blake2b(json.dumps([answer.tokens for answer in written]).encode(), digest_size=8).hexdigest()
     return Result(
@@ -291,11 +185,11 @@ def summarise(
         near_ties=near_ties,
         near_tie_rate=near_ties / tokens if tokens else 0.0,
         tolerance=TOLERANCE[options.dtype],
-        mean_accepted_length=ratio(tokens - generated, rounds),
-        mean_draft_length=ratio(drafted, rounds),
-        acceptance_rate=ratio(sum(s.accepted for s in every), drafted),
-        generated=generated,
-        resends=sum(s.resends for s in every),
+        mean_accepted_length=rounds.mean_accepted_length,
+        mean_draft_length=rounds.mean_draft_length,
+        acceptance_rate=rounds.acceptance_rate,
+        generated=rounds.generated,
+        resends=rounds.resends,
         seconds=round(seconds, 2),
         texts=texts,
         target=target,
@@ -323,95 +217,51 @@ def too_many_ties(result: Result) -> bool:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sled bench lossless", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--prompts", type=Path, required=True, help='JSON Lines file; each line has a "prompt"')
-    parser.add_argument("--max-tokens", type=_positive, default=64, help="length of an answer at most (default 64)")
-    parser.add_argument("--limit", type=_positive, help="take only the first so many prompts")
-    parser.add_argument("--target", help="target model: a folder, a hub id, or nothing for SmolLM2-135M-Instruct")
-    parser.add_argument(
-        "--drafter",
-        action="append",
-        help="as for `sled agent`; given again, the next takes over when one fails (default: the target's int8 export)",
-    )
-    parser.add_argument("--policy", default="fixed:4", help="when to stop drafting (default fixed:4)")
+    flags.add_prompts(parser, required=True)
+    flags.add_system(parser)
+    parser.add_argument("--policy", default="cost-aware", help="when to stop drafting (default cost-aware)")
     parser.add_argument("--batching", default="continuous", help="the verifier's batch policy (default continuous)")
     parser.add_argument("--dtype", choices=sorted(TOLERANCE), default="float32", help="what the verifier computes in")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--top-k", type=int, default=0, help="0 keeps all (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="1 keeps all (default)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first prompt; the next has the next (default 0)")
-    parser.add_argument("--devices", type=_positive, default=4, help="how many answer at once (default 4)")
-    parser.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), default="auto", help="which broker")
+    flags.add_sampling(parser)
+    parser.add_argument("--devices", type=flags.positive, default=4, help="how many answer at once (default 4)")
     parser.add_argument("--alone", type=Path, help="file that keeps what plain `generate` writes, for further runs")
-    parser.add_argument("--logs", type=Path, help="folder in which to keep the logs of the processes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _asks(options: argparse.Namespace, prompts: Sequence[str]) -> list[Ask]:
-    return [
-        Ask(
-            id=f"prompt-{number}",
-            prompt=prompt,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            seed=options.seed + number,
-        )
-        for number, prompt in enumerate(prompts)
-    ]
 
 
 def run(options: argparse.Namespace, console: Console) -> Result:
     """Write and check.
 
     Raises:
-        LosslessError: the prompts cannot be read, or a request failed.
+        BenchError: the prompts cannot be read, or a request failed.
         FleetError: a role did not start.
         ProcessEndedError: a role ended.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    from models.pull import pull_target  # noqa: PLC0415 -- brings torch
-
     prompts = read_prompts(options.prompts, options.limit)
-    target = pull_target(options.target)
-    if not options.drafter:
-        from models.export import export_drafter  # noqa: PLC0415
-
-        options.drafter = [str(export_drafter(target))]
+    target = flags.find_target(options.target)
+    options.drafter = flags.find_drafters(options.drafter, target)
     names = [f"device-{number}" for number in range(1, options.devices + 1)]
-    devices = tuple(Device(name, tuple(options.drafter), options.policy) for name in names)
+    devices = tuple(Device(name, options.drafter, options.policy) for name in names)
     fleet_options = FleetOptions(target, devices, options.dtype, options.broker, options.batching, options.logs)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Bars(console) as bars:
         with Fleet(fleet_options) as fleet:
-            written = write(fleet, names, _asks(options, prompts), progress)
+            written = write(fleet, names, flags.asks(options, prompts), bars.step("answering", len(prompts)))
         seconds = sum(answer.statistics.duration for answer in written) / 1e6 / len(names)
-        checked = _check_all(written, target, options, progress)
+        checked = _check_all(written, target, options, bars)
     return summarise(options, target.name, written, checked, seconds)
 
 
-def _check_all(
-    written: Sequence[Written], target: Path, options: argparse.Namespace, progress: Progress
-) -> list[Checked]:
+def _check_all(written: Sequence[Written], target: Path, options: argparse.Namespace, bars: Bars) -> list[Checked]:
     from sled.reference import Reference  # noqa: PLC0415 -- brings torch
     from verifier.numerics import numerics_fingerprint  # noqa: PLC0415
 
-    task = progress.add_task("checking", total=len(written))
+    advance = bars.step("checking", len(written))
     alone = Reference(target, "float32")
     plain = Kept(alone, options.max_tokens, numerics_fingerprint(target, "float32", "cpu"), options.alone)
     checked: list[Checked] = []
     for answer in written:
         checked.append(check(answer, alone, plain, options.max_tokens, options.dtype))
-        progress.advance(task)
+        advance()
     return checked
 
 
@@ -440,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         result = run(options, console)
-    except LosslessError as error:
+    except BenchError as error:
         print(f"sled: {error}", file=sys.stderr)  # noqa: T201
         return FAILED
     if options.json:

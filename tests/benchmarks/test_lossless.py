@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from benchmarks.lossless import Checked, Kept, LosslessError, Written, check, main, read_prompts
+from benchmarks.asking import Written
+from benchmarks.lossless import Checked, Kept, check, main
 from schemas.messages import GREEDY, Sampling, Statistics
 from sled.reference import Reference
 
@@ -113,17 +114,6 @@ def test_text_that_is_not_that_of_the_tokens_is_not_identical(reference: Referen
     assert not check(answer, reference, plain(reference), MAX_TOKENS, "float32").identical
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"", "no prompts"), (b'{"text": "a"}\n', "line 1"), (b'{"prompt": "a"}\nnot json\n', "line 2"), (b"\xff\n", "1")],
-)
-def test_prompts_file_that_is_none_is_refused_in_words(tmp_path: Path, content: bytes, words: str) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(LosslessError, match=words):
-        read_prompts(path, None)
-
-
 def test_what_the_target_writes_alone_is_kept_for_that_target(reference: Reference, tmp_path: Path) -> None:
     path = tmp_path / "alone.jsonl"
     tokens = plain(reference, path)("abc")
@@ -135,7 +125,3 @@ def test_what_the_target_writes_alone_is_kept_for_that_target(reference: Referen
 def test_missing_prompts_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--prompts", str(tmp_path / "nothing")]) == 1
     assert "nothing" in capsys.readouterr().err
-
-
-def test_limit_takes_the_first(prompts: Path) -> None:
-    assert read_prompts(prompts, 2) == ["abc abc abc", "Why is the sky blue?"]

@@ -1,0 +1,15 @@
+"""An answer and how long it took."""
+
+from __future__ import annotations
+
+import msgspec
+
+from benchmarks.timing import Timing
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What somebody wrote for one prompt."""
+
+    tokens: tuple[int, ...]
+    text: str
+    timing: Timing
