@@ -27,13 +27,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import flags
-from benchmarks.asking import write
-from benchmarks.error import BenchError
-from benchmarks.progress import Bars
-from benchmarks.prompts import prompts_of
-from benchmarks.record import Drafted, Recorded, read_record
-from benchmarks.separation import Bin, Sample, auc, bins
+from benchmarks.kit import flags
+from benchmarks.kit.asking import write
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.progress import Bars
+from benchmarks.kit.prompts import prompts_of
+from benchmarks.kit.record import Drafted, Recorded, read_record
+from benchmarks.kit.separation import Bin, Sample, auc, bins
 from sled.errors import FAILED
 from sled.fleet import Device, Fleet, FleetOptions
 from sled.report import ratio
@@ -202,7 +202,7 @@ def save(result: Result, folder: Path, plot: str) -> list[Path]:
     data.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     if plot == "none":
         return [table, data]
-    from benchmarks.acceptance_plot import draw  # noqa: PLC0415 -- brings matplotlib
+    from benchmarks.kit.plot import draw  # noqa: PLC0415 -- brings matplotlib
 
     picture = folder / f"acceptance.{plot}"
     draw(result, picture)

@@ -3,7 +3,7 @@
 Run as `sled bench lossless --prompts FILE.jsonl`. A broker, a verifier and some devices run as processes of their own;
 the devices answer the prompts, all at once. Then everything is stopped, the target is loaded alone, in float32 and
 through nothing but the library's own code, and reads each answer from its beginning: at every position the emitted
-token must be the one it chooses, or a near-tie (see `benchmarks.positions`). The check goes on after a tie. Greedy
+token must be the one it chooses, or a near-tie (see `benchmarks.kit.positions`). The check goes on after a tie. Greedy
 answers in float32 are also compared whole with plain `generate`, whose answers can be kept in a file for further runs.
 
 Prompt number i (from 0) is sampled with seed S + i, so that no two share their noise.
@@ -22,13 +22,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import flags
-from benchmarks.asking import Written, write
-from benchmarks.error import BenchError
-from benchmarks.positions import TOLERANCE, Outcome, judge
-from benchmarks.progress import Bars
-from benchmarks.prompts import read_prompts
-from benchmarks.rounds import Rounds
+from benchmarks.kit import flags
+from benchmarks.kit.asking import Written, write
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.positions import TOLERANCE, Outcome, judge
+from benchmarks.kit.progress import Bars
+from benchmarks.kit.prompts import read_prompts
+from benchmarks.kit.rounds import Rounds
 from sled.errors import FAILED, NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
 

@@ -3,10 +3,10 @@
     sled bench policies --prompts FILE.jsonl --limit 20 --round-trips 5 50 200
 
 A broker, a verifier and one device for each policy run as processes on this machine; the devices reach the broker
-through a link that delays every byte by half the round-trip time (`benchmarks.link`). One device is asked at a time,
-and the policies answer each prompt one after the other, in an order that changes from prompt to prompt; whose turn it
-is not sleeps. At each round-trip time every policy first answers some prompts that are not counted: timers settle
-then, and the cost-aware policy measures and calibrates.
+through a link that delays every byte by half the round-trip time (`benchmarks.kit.link`). One device is asked at a
+time, and the policies answer each prompt one after the other, in an order that changes from prompt to prompt;
+whose turn it is not sleeps. At each round-trip time every policy first answers some prompts that are not counted:
+timers settle then, and the cost-aware policy measures and calibrates.
 
 The round-trip time comes on top of what broker and machine need. Drafter and target share the cores of this machine,
 so that tokens drafted while a verdict is awaited are not free here, as they would be on a device of its own.
@@ -24,16 +24,16 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import flags
-from benchmarks.asking import Written, write_one
-from benchmarks.drafting import Drafting
-from benchmarks.error import BenchError
-from benchmarks.link import Link
-from benchmarks.progress import Bars
-from benchmarks.prompts import Prompt, prompts_of, warm_up
-from benchmarks.rounds import Rounds
-from benchmarks.timing import Timing
-from benchmarks.turns import rotated
+from benchmarks.kit import flags
+from benchmarks.kit.asking import Written, write_one
+from benchmarks.kit.drafting import Drafting
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.link import Link
+from benchmarks.kit.progress import Bars
+from benchmarks.kit.prompts import Prompt, prompts_of, warm_up
+from benchmarks.kit.rounds import Rounds
+from benchmarks.kit.timing import Timing
+from benchmarks.kit.turns import rotated
 from schemas.messages import Ask
 from sled.client import Client
 from sled.errors import FAILED, NOT_IDENTICAL

@@ -26,16 +26,16 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import flags
-from benchmarks.answer import Answer
-from benchmarks.asking import write_one
-from benchmarks.comparison import Comparison, Turn, by_source, compare
-from benchmarks.drafting import Drafting
-from benchmarks.error import BenchError
-from benchmarks.progress import Bars
-from benchmarks.prompts import Prompt, prompts_of, warm_up
-from benchmarks.record import Recorded, read_record
-from benchmarks.turns import rotated
+from benchmarks.kit import flags
+from benchmarks.kit.answer import Answer
+from benchmarks.kit.asking import write_one
+from benchmarks.kit.comparison import Comparison, Turn, by_source, compare
+from benchmarks.kit.drafting import Drafting
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.progress import Bars
+from benchmarks.kit.prompts import Prompt, prompts_of, warm_up
+from benchmarks.kit.record import Recorded, read_record
+from benchmarks.kit.turns import rotated
 from schemas.messages import Ask, Statistics
 from sled.client import Client
 from sled.errors import FAILED, NOT_IDENTICAL
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace, console: Console) -> Result:
         FleetError: a role did not start.
         ProcessEndedError: a role ended.
     """
-    from benchmarks.alone import load_alone  # noqa: PLC0415 -- brings torch
+    from benchmarks.kit.alone import load_alone  # noqa: PLC0415 -- brings torch
 
     prompts = prompts_of(options.prompts, options.limit)
     target = flags.find_target(options.target)

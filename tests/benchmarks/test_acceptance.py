@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.acceptance import judged, main, save, summarise
-from benchmarks.error import BenchError
-from benchmarks.record import Drafted, Recorded
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.record import Drafted, Recorded
 
 if TYPE_CHECKING:
     from pathlib import Path

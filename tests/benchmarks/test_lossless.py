@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from benchmarks.asking import Written
+from benchmarks.kit.asking import Written
 from benchmarks.lossless import Checked, Kept, check, main
 from schemas.messages import GREEDY, Sampling, Statistics
 from sled.reference import Reference

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.asking import Written
-from benchmarks.drafting import Drafting
+from benchmarks.kit.asking import Written
+from benchmarks.kit.drafting import Drafting
+from benchmarks.kit.timing import Timing
 from benchmarks.policies import Result, Round, Settings, main, summarise, wrong
-from benchmarks.timing import Timing
 from schemas.messages import GREEDY, Statistics
 
 if TYPE_CHECKING:

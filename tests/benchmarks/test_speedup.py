@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from benchmarks.answer import Answer
-from benchmarks.comparison import Turn, compare
-from benchmarks.drafting import Drafting
-from benchmarks.prompts import Prompt
-from benchmarks.record import Drafted, Recorded
+from benchmarks.kit.answer import Answer
+from benchmarks.kit.comparison import Turn, compare
+from benchmarks.kit.drafting import Drafting
+from benchmarks.kit.prompts import Prompt
+from benchmarks.kit.record import Drafted, Recorded
+from benchmarks.kit.timing import Timing
 from benchmarks.speedup import OnDevice, Result, Settings, draft_token_ms, main, take_turns, wrong
-from benchmarks.timing import Timing
 from schemas.messages import Statistics
 
 if TYPE_CHECKING:

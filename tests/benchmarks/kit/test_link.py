@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from benchmarks.link import Link
+from benchmarks.kit.link import Link
 from broker.address import BrokerAddress
 from broker.client import Bridge
 

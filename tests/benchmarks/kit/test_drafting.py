@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.drafting import Drafting
+from benchmarks.kit.drafting import Drafting
 
 
 def test_drafting_is_what_was_added() -> None:

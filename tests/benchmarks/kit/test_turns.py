@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.turns import rotated
+from benchmarks.kit.turns import rotated
 
 
 def test_the_next_one_begins() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.separation import Bin, Sample, auc, bins, interval
+from benchmarks.kit.separation import Bin, Sample, auc, bins, interval
 
 SAMPLES = st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), max_size=30)
 

@@ -12,7 +12,7 @@ from schemas.messages import Ask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.prompts import Prompt
+    from benchmarks.kit.prompts import Prompt
 
 
 def add_prompts(parser: argparse.ArgumentParser, *, required: bool = False, max_tokens: int = 64) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.error import BenchError
+from benchmarks.kit.error import BenchError
 
 if TYPE_CHECKING:
     from pathlib import Path

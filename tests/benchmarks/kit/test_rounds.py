@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.rounds import Rounds
+from benchmarks.kit.rounds import Rounds
 from schemas.messages import Statistics
 
 

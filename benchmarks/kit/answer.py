@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.timing import Timing
+from benchmarks.kit.timing import Timing
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.error import BenchError
-from benchmarks.record import Drafted, Recorded, read_record
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.record import Drafted, Recorded, read_record
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.policy import FixedLength, Outcome
 from edge_agent.recorder import Recorder

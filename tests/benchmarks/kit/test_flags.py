@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import flags
-from benchmarks.prompts import Prompt
+from benchmarks.kit import flags
+from benchmarks.kit.prompts import Prompt
 from models import default
 from tests.models.tiny import save_tokenizer
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.answer import Answer
-from benchmarks.prompts import Prompt
-from benchmarks.rounds import Rounds
-from benchmarks.timing import Timing
+from benchmarks.kit.answer import Answer
+from benchmarks.kit.prompts import Prompt
+from benchmarks.kit.rounds import Rounds
+from benchmarks.kit.timing import Timing
 from schemas.messages import Statistics
 from sled.report import ratio
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.answer import Answer
-from benchmarks.comparison import Turn, by_source, compare
-from benchmarks.prompts import Prompt
-from benchmarks.timing import Timing
+from benchmarks.kit.answer import Answer
+from benchmarks.kit.comparison import Turn, by_source, compare
+from benchmarks.kit.prompts import Prompt
+from benchmarks.kit.timing import Timing
 from schemas.messages import Statistics
 
 TOKENS = tuple(range(10))

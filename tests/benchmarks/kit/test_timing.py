@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.timing import Stopwatch, Timing
+from benchmarks.kit.timing import Stopwatch, Timing
 
 
 def test_rates_of_many_answers_are_those_of_all_their_tokens_and_time() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.error import BenchError
-from benchmarks.timing import Stopwatch, Timing
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.timing import Stopwatch, Timing
 from schemas.messages import Ask, DoneEvent, ErrorEvent, Sampling, Statistics, TokenEvent
 from sled.client import Client, NoAnswerError
 

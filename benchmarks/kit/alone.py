@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from transformers.utils import logging
 
-from benchmarks.answer import Answer
-from benchmarks.timing import Stopwatch
+from benchmarks.kit.answer import Answer
+from benchmarks.kit.timing import Stopwatch
 from sled.reference import Reference
 from verifier.engine.load import load_engine
 from verifier.engine.segment import Segment

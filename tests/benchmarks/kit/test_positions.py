@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.positions import Outcome, judge
+from benchmarks.kit.positions import Outcome, judge
 from schemas.choice import noisy
 from schemas.messages import GREEDY, Sampling
 

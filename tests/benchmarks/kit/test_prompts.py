@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.error import BenchError
-from benchmarks.prompts import BUILT_IN, Prompt, prompts_of, read_prompts, warm_up
+from benchmarks.kit.error import BenchError
+from benchmarks.kit.prompts import BUILT_IN, Prompt, prompts_of, read_prompts, warm_up
 
 if TYPE_CHECKING:
     from pathlib import Path

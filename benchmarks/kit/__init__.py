@@ -1,0 +1,1 @@
+"""What the measurements are made of: asking, taking turns, timing, judging."""
