@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.batching import ScriptedDrafter, Text, Turn, Work, main, summarise
+from benchmarks.batching import main, summarise
+from benchmarks.kit.counted_verifier import Work
+from benchmarks.kit.scripted_devices import ScriptedDrafter, Text, Turn
 from schemas.messages import Statistics
 
 if TYPE_CHECKING:
