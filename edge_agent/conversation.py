@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 from edge_agent.answer import Answer
 from edge_agent.effects import (
     ClearContext,
+    Doubt,
     Draft,
     Effect,
     Emit,
@@ -63,6 +64,10 @@ class Surroundings(Protocol):
 
     def draft(self, session: bytes, wish: Draft) -> None:
         """Have a token drafted."""
+        ...
+
+    def doubt(self, verifier: str, seconds: float | None) -> None:
+        """Look for another verifier: this one does not answer, or asks to be left alone for so long."""
         ...
 
     def decode(self, tokens: list[int]) -> str:
@@ -172,6 +177,8 @@ class Conversation:
                 self.timer = around.now() + delay
             case StopTimer():
                 self.timer = None
+            case Doubt(verifier, seconds):
+                around.doubt(verifier, seconds)
             case Emit(index, tokens):
                 self._first_at = around.now() if self._first_at is None else self._first_at
                 self._show(index, tokens)

@@ -68,6 +68,18 @@ class StopTimer(Struct, frozen=True):
     """Forget the running timer."""
 
 
+class Doubt(Struct, frozen=True):
+    """Turn to another verifier, if there is one.
+
+    Attributes:
+        verifier: that does not answer, or asks to be left alone.
+        seconds: for so long; None leaves it to whoever remembers how often this has happened.
+    """
+
+    verifier: str
+    seconds: float | None = None
+
+
 class Emit(Struct, frozen=True):
     """Show newly committed tokens to the app; `index` is the output position of the first."""
 
@@ -89,5 +101,15 @@ class Failed(Struct, frozen=True):
 
 
 Effect = (
-    Persist | PublishContext | ClearContext | PublishDraft | Draft | StartTimer | StopTimer | Emit | Finished | Failed
+    Persist
+    | PublishContext
+    | ClearContext
+    | PublishDraft
+    | Draft
+    | StartTimer
+    | StopTimer
+    | Doubt
+    | Emit
+    | Finished
+    | Failed
 )

@@ -3,7 +3,8 @@
 Verifiers announce themselves in retained states. Among those that are online, not draining and made for the agent's
 tokenizer and target, an agent takes the one with the highest weighted rendezvous score, and keeps it as long as it
 serves: every agent comes to its own choice, capacities are filled in proportion, and when a verifier leaves only its
-own sessions move (Schindelhauer and Schomaker 2005: score = -weight / ln(hash)).
+own sessions move (Schindelhauer and Schomaker 2005: score = -weight / ln(hash)). One that is doubted (see
+`edge_agent.health`) or draining is left for another that is neither, and kept where there is none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from edge_agent.events import Terms
+from edge_agent.health import Health
 
 if TYPE_CHECKING:
     from schemas.messages import VerifierState
@@ -49,22 +51,33 @@ class Placement:
         self._kept = target
         self._numerics = ""
         self._unconfirmed: set[str] = set()
+        self.health = Health()
 
-    def announce(self, verifier: str, state: VerifierState | None) -> None:
-        """Take in a verifier's state; None if its announcement was cleared."""
+    @property
+    def current(self) -> str | None:
+        """The verifier picked last, or None."""
+        return self._current
+
+    def announce(self, verifier: str, state: VerifierState | None, now: float) -> None:
+        """Take in a verifier's state, at a time in seconds; None if its announcement was cleared."""
         self._unconfirmed.discard(verifier)
         if state is None:
             self._states.pop(verifier, None)
+            self.health.forget(verifier)
         else:
             self._states[verifier] = state
+            self.health.heard(verifier, state.boot, state.heartbeat, now)
 
     def keep(self, target: str) -> None:
         """Use only this target from now on: a text that one target began is not another's to end."""
         self._kept = self._wanted or target
 
     def let_go(self) -> None:
-        """The text has ended; the next may be any target's that the agent is set up for."""
+        """The text has ended; the next may be any target's that the agent is set up for, and is none that drains."""
         self._kept = self._wanted
+        state = self._states.get(self._current or "")
+        if state is not None and state.draining:
+            self._current = None
 
     def doubt(self) -> None:
         """The connection was away: what was announced before counts only if it is announced again."""
@@ -74,19 +87,26 @@ class Placement:
         """Forget the verifiers that have not announced themselves again: their last will was missed."""
         for verifier in self._unconfirmed:
             del self._states[verifier]
+            self.health.forget(verifier)
         self._unconfirmed = set()
 
-    def pick(self) -> Terms | None:
-        """Return the terms of the verifier to use now, or None while there is none."""
-        if self._current is None or not self._serves(self._states.get(self._current)):
+    def pick(self, now: float) -> Terms | None:
+        """Return the terms of the verifier to use now, or None while there is none; `now` is in seconds."""
+        current = self._current if self._current is not None and self._serves(self._states.get(self._current)) else None
+        if current is None or self._reluctant(current, now):
             candidates = [name for name, state in self._states.items() if self._serves(state)]
-            equal = [name for name in candidates if self._states[name].numerics == self._numerics]
-            self._current = max(equal or candidates, key=self._score, default=None)
-        if self._current is None:
+            willing = [name for name in candidates if not self._reluctant(name, now)]
+            if current is None or willing:
+                # One that drains takes nothing new, however long it is doubted who else there is.
+                left = willing or [name for name in candidates if not self._states[name].draining]
+                equal = [name for name in left if self._states[name].numerics == self._numerics]
+                current = max(equal or left, key=self._score, default=None)
+        self._current = current
+        if current is None:
             return None
-        state = self._states[self._current]
+        state = self._states[current]
         self._numerics = state.numerics
-        return _terms(self._current, state)
+        return _terms(current, state)
 
     def misfit(self) -> Misfit | None:
         """Say why no announced verifier will ever do, or None if one may or none has announced itself.
@@ -112,13 +132,11 @@ class Placement:
         )
 
     def _serves(self, state: VerifierState | None) -> bool:
-        return (
-            state is not None
-            and state.status == "online"
-            and not state.draining
-            and state.vocab_size > 0
-            and self._fits(state)
-        )
+        return state is not None and state.status == "online" and state.vocab_size > 0 and self._fits(state)
+
+    def _reluctant(self, verifier: str, now: float) -> bool:
+        """Whether another verifier would be better."""
+        return self._states[verifier].draining or self.health.doubtful(verifier, now)
 
     def _fits(self, state: VerifierState) -> bool:
         return state.tokenizer == self._tokenizer and self._kept in ("", state.target)

@@ -302,6 +302,7 @@ class Agent:
         if self._active is not None:
             self._active.check_timer()
             self._retire()
+        self._place_anew()
         if self._active is not None and self._active.queued:
             self._check_misfit(self._clock())
 
@@ -354,6 +355,8 @@ class Agent:
         active = self._active
         if active is not None and message.session == active.request.session:
             active.bytes_down += len(payload)
+            if isinstance(message, Verdict) and self._placement.current is not None:
+                self._placement.health.answered(self._placement.current)
             self._tell(message)
             self._compare_speeds()
         elif isinstance(message, Resync) and not self._knows(message.session):
@@ -376,12 +379,22 @@ class Agent:
 
     def _verifier_state(self, verifier: str, payload: bytes) -> None:
         state = codec.decode_state(payload, VerifierState) if payload else None
-        self._placement.announce(verifier, state)
+        self._placement.announce(verifier, state, self._clock())
         self._place()
 
     def _place(self) -> None:
-        terms = self._placement.pick()
+        terms = self._placement.pick(self._clock())
         self._tell(Placed(terms) if terms is not None else Unplaced())
+
+    def _place_anew(self) -> None:
+        """Move to another verifier where the one in use has come to be doubted."""
+        before = self._placement.current
+        if not self.link_up or before is None:
+            return  # what has not been heard from could not be heard from
+        terms = self._placement.pick(self._clock())
+        if terms is not None and terms.verifier != before:
+            _log.warning("turning from verifier %s to %s", before, terms.verifier)
+            self._tell(Placed(terms))
 
     def _own_state(self, payload: bytes) -> None:
         """Put right at once what an old will says of this device."""
@@ -462,7 +475,7 @@ class Agent:
             self._active = Conversation(self._waiting.popleft(), self)
             if self._active.target:
                 self._placement.keep(self._active.target)
-            terms = self._placement.pick()
+            terms = self._placement.pick(self._clock())
             if terms is not None:
                 self._tell(Placed(terms))
             elif not self._active.over:
@@ -521,6 +534,14 @@ class Agent:
             self._bridge.publish(topic, payload, retain=retain)
         except BrokerError as error:
             _log.warning("a message to %s was not sent: %s", topic, error)
+
+    def doubt(self, verifier: str, seconds: float | None) -> None:
+        """Look for another verifier at the next turn: this one does not answer, or asks to be left alone."""
+        if seconds is None:
+            _log.warning("verifier %s does not answer", verifier)
+            self._placement.health.failed(verifier, self._clock())
+        else:
+            self._placement.health.busy(verifier, seconds, self._clock())
 
     def draft(self, session: bytes, wish: Draft) -> None:
         """Have a token drafted."""

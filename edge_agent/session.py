@@ -25,6 +25,7 @@ from msgspec import Struct
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
+    Doubt,
     Draft,
     Effect,
     Emit,
@@ -386,9 +387,11 @@ class Session:
             return []
         self._failures.append(now)
         self._roundtrip.back_off()
+        doubt: list[Effect] = []
         if len(self._failures) == OUTAGE_FAILURES and now - self._failures[0] <= OUTAGE_WINDOW:
             self.state = State.OUTAGE
-        return self._send(now, resend=True)
+            doubt = [Doubt(self.verifier)]
+        return self._send(now, resend=True) + doubt
 
     # Drafting -----------------------------------------------------------------------------------------------------
 
@@ -556,7 +559,8 @@ class Session:
         if self._flight is None or refusal.round not in (None, self._flight.round):
             return self._ignore(refusal, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._round)) / 2**65
-        return [StartTimer(max(refusal.retry_after / 1e6, self._roundtrip.timeout()) * spread)]
+        delay = max(refusal.retry_after / 1e6, self._roundtrip.timeout()) * spread
+        return [StartTimer(delay), Doubt(self.verifier, delay)]
 
     # Ends ---------------------------------------------------------------------------------------------------------
 

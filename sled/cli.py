@@ -306,6 +306,14 @@ def run_verifier(
         str,
         typer.Option(help="What makes a step: continuous[:TOKENS], static:BATCH[:WAIT_MS] or dynamic:SIZE[:WAIT_MS]."),
     ] = "continuous",
+    drain: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="When told to stop (SIGTERM), serve on for at most so many seconds while devices turn to other "
+            "verifiers or end their texts. A second signal stops at once.",
+        ),
+    ] = 0.0,
     metrics: MetricsPlace = None,
 ) -> None:
     """Verify the drafts of many devices with one target model."""
@@ -320,7 +328,7 @@ def run_verifier(
     run(
         VerifierSettings(
             name, _address(broker), root, _pull(target), dtype.value, device,
-            round(kv_budget * 2**30), threads, capacity, batching, metrics,
+            round(kv_budget * 2**30), threads, capacity, batching, drain, metrics,
         )
     )  # fmt: skip
 

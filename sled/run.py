@@ -15,7 +15,7 @@ from broker.address import BrokerAddress
 from broker.errors import BrokerStartError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from prometheus_client import CollectorRegistry
 
@@ -45,10 +45,20 @@ def release() -> str:
     return version("sled-mqtt")
 
 
-def run_until_signalled(role: Stoppable) -> None:
-    """Run a role; SIGINT and SIGTERM end it in good order."""
+def run_until_signalled(role: Stoppable, drain: Callable[[], None] | None = None) -> None:
+    """Run a role; SIGINT and SIGTERM end it in good order.
+
+    Args:
+        role: to run.
+        drain: is called on the first signal instead, and the role stopped on the second; None stops it on the first.
+    """
+    ways = [role.stop] if drain is None else [role.stop, drain]
+
+    def signalled(*_: object) -> None:
+        (ways.pop() if len(ways) > 1 else ways[0])()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: role.stop())
+        signal.signal(number, signalled)
     role.run()
 
 
@@ -85,6 +95,7 @@ class VerifierSettings(Struct, frozen=True):
     threads: int | None
     capacity: int
     batching: str
+    drain: float
     metrics: str | None
 
 
@@ -117,12 +128,13 @@ def run_verifier(settings: VerifierSettings) -> None:
         settings.target.name,
         settings.capacity,
         parse_batching(settings.batching),
+        settings.drain,
         release=release(),
     )
     _log.info("target %s is loaded", settings.target.name)
     verifier = Verifier(options, engine)
     with _served(settings.metrics, verifier.metrics.registry):
-        run_until_signalled(verifier)
+        run_until_signalled(verifier, verifier.drain if settings.drain else None)
 
 
 class AgentSettings(Struct, frozen=True):

@@ -118,6 +118,13 @@ def late_session(name: str, ahead: Backlog, speed: Speed, step_tokens: int) -> B
     )
 
 
+def draining(name: str) -> Busy:
+    """Return why a verifier that is about to stop takes no new session."""
+    return Busy(
+        f"verifier {name!r} is about to stop and takes no new sessions: use another one", _retry_after(RETRY_MOST)
+    )
+
+
 def _retry_after(seconds: float) -> int:
     """Return microseconds, within bounds: the backlog may be gone sooner, and must not keep anybody away for long."""
     return round(1e6 * min(max(seconds, RETRY_LEAST), RETRY_MOST))

@@ -33,6 +33,7 @@ from schemas.messages import (
 )
 from schemas.topics import Family, Topic, Topics, check_name
 from verifier.admission import Target
+from verifier.backpressure import draining
 from verifier.engine.segment import Segment
 from verifier.ledger import Effect, Key, Ledger, Release, Reply, Work
 from verifier.metrics import VerifierMetrics
@@ -71,6 +72,7 @@ class VerifierOptions(Struct, frozen=True):
         numerics: fingerprint of weights, dtype, device kind and engine version.
         capacity: sessions served at once.
         batching: what makes a step.
+        drain: seconds that sessions have to move to other verifiers, or to end, once this one is told to stop.
         release: version of the software, for people.
     """
 
@@ -82,6 +84,7 @@ class VerifierOptions(Struct, frozen=True):
     target: str = ""
     capacity: int = 256
     batching: Batching = Continuous()
+    drain: float = 0.0
     tls: Tls | None = None
     release: str = ""
 
@@ -90,6 +93,10 @@ class _Stepped(Struct, frozen=True):
     """The engine has finished a step, or has shown that it is alive (None)."""
 
     result: StepResult | None
+
+
+class _Drain(Struct, frozen=True):
+    """Take no new sessions, and end when the present ones have gone."""
 
 
 class _Part(Struct, frozen=True):
@@ -108,7 +115,7 @@ class _Part(Struct, frozen=True):
     segment: Segment
 
 
-_Word = Up | Down | _Stepped | Stop
+_Word = Up | Down | _Stepped | _Drain | Stop
 _Item = Message | _Word
 
 
@@ -144,6 +151,7 @@ class Verifier:
         self._round_time = 0.0
         self._announce_at = 0.0
         self._released: list[Key] = []
+        self._drained_at: float | None = None
         self._bridge = self._make_bridge()
 
     def _make_bridge(self) -> Bridge:
@@ -166,8 +174,16 @@ class Verifier:
     # The loop -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Ask the loop to end; callable from any thread and from a signal handler."""
+        """Ask the loop to end at once; callable from any thread and from a signal handler."""
         self._items.put(Stop())
+
+    def drain(self) -> None:
+        """Ask the loop to end once no session is served any more, or after the time that the options give.
+
+        Agents turn to other verifiers as soon as they hear of it; where there is none, they stay until their text ends.
+        Callable like `stop`.
+        """
+        self._items.put(_Drain())
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -192,6 +208,12 @@ class Verifier:
                 return False
             self._survive(self._take, item)
         self._survive(self._do_what_is_due)
+        return not self._has_drained()
+
+    def _has_drained(self) -> bool:
+        if self._drained_at is None or (self._ledger.live and self._clock() < self._drained_at):
+            return False
+        _log.info("verifier %s has drained; %d sessions are left", self._verifier, self._ledger.live)
         return True
 
     def _survive(self, work: Callable[..., None], *arguments: _Item) -> None:
@@ -213,6 +235,8 @@ class Verifier:
     def _take_all(self) -> list[_Item]:
         now = self._clock()
         due = [self._announce_at if self._link_up else now + 1.0, self._ledger.next_tick() or now + 1.0]
+        if self._drained_at is not None:
+            due.append(min(self._drained_at, now + 0.1))
         if self._wake_at is not None and self._batch is None:
             due.append(self._wake_at)
         items: list[_Item] = []
@@ -239,6 +263,10 @@ class Verifier:
             case Down(reason):
                 self._link_up = False
                 _log.warning("%s", reason)
+            case _Drain():
+                self._drained_at = self._clock() + self._options.drain
+                _log.info("verifier %s drains: %d sessions are to leave", self._verifier, self._ledger.live)
+                self._announce()
             case Stop():
                 pass
             case _:
@@ -264,15 +292,16 @@ class Verifier:
 
     def _device_message(self, topic: Topic, payload: bytes) -> list[Effect]:
         now = self._clock()
+        busy = self._pace.too_busy(now) if self._drained_at is None else draining(self._verifier)
         if topic.family is Family.DRAFT:
-            return self._ledger.bundle(topic.device, codec.decode(payload, DraftBundle), now, self._pace.too_busy(now))
+            return self._ledger.bundle(topic.device, codec.decode(payload, DraftBundle), now, busy)
         if not payload:
             return self._ledger.cleared(topic.device, topic.session)
         context = codec.decode(payload, SessionContext)
         if context.session != topic.session:
             _log.warning("device %s published the context of another session than its topic names", topic.device)
             return []
-        return self._ledger.context(topic.device, context, now, self._pace.too_busy(now))
+        return self._ledger.context(topic.device, context, now, busy)
 
     def _refuse(self, device: str, error: WireError, session: bytes | None) -> None:
         code: RefusalCode = error.code if error.code in _REFUSAL_CODES else "malformed"  # type: ignore[assignment]
@@ -410,6 +439,7 @@ class Verifier:
             len(self._ledger),
             round(self._round_time * 1e6),
             self._heartbeat,
+            draining=self._drained_at is not None,
             release=options.release,
         )
         self._publish(self._topics.verifier_state(self._verifier), codec.encode_json(state), retain=True)

@@ -59,6 +59,7 @@ class Device:
         self.clock = 100.0
         self.published: list[Published] = []
         self.wishes: list[tuple[bytes, Draft]] = []
+        self.doubts: list[tuple[str, float | None]] = []
 
     def now(self) -> float:
         return self.clock
@@ -70,6 +71,9 @@ class Device:
 
     def draft(self, session: bytes, wish: Draft) -> None:
         self.wishes.append((session, wish))
+
+    def doubt(self, verifier: str, seconds: float | None) -> None:
+        self.doubts.append((verifier, seconds))
 
     def decode(self, tokens: list[int]) -> str:
         return bytes(token for token in tokens if token).decode(errors="replace")
@@ -405,3 +409,12 @@ def test_restart_queued_can_be_cancelled_and_clears_what_was_retained(restart: C
     after.ask().receive(Cancelled())
     assert after.families() == ["ANSWER", "clear SESSION", "ANSWER"]
     assert (after.done().finish_reason, after.done().text) == ("cancelled", "Hi")
+
+
+def test_refusal_for_now_has_another_verifier_looked_for(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(refusal(number=1, retry_after=5_000_000))
+    ((verifier, seconds),) = device.doubts
+    assert verifier == "v0"
+    assert seconds is not None
+    assert seconds >= 5.0

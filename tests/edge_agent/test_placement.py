@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edge_agent.events import Terms
+from edge_agent.health import FIRST_DELAY, STANDSTILL
 from edge_agent.placement import Placement
 from schemas.messages import VERSION, VerifierState
 
@@ -35,12 +36,17 @@ def state(capacity: int = 8, tokenizer: str = OURS) -> VerifierState:
 OFFLINE = VerifierState(VERSION, "offline", "b007")
 
 
+def picked(placement: Placement, now: float = 0.0) -> str | None:
+    terms = placement.pick(now)
+    return terms.verifier if terms else None
+
+
 def choice(device: str, capacities: dict[str, int]) -> str | None:
     """Where a fresh device goes."""
     placement = Placement(device, OURS)
     for verifier, capacity in capacities.items():
-        placement.announce(verifier, state(capacity))
-    terms = placement.pick()
+        placement.announce(verifier, state(capacity), 0.0)
+    terms = placement.pick(0.0)
     return terms.verifier if terms else None
 
 
@@ -49,37 +55,36 @@ def crowd(number: int, capacities: dict[str, int]) -> dict[str, str | None]:
 
 
 def test_pick_without_announcement_is_none() -> None:
-    assert Placement("pi", OURS).pick() is None
+    assert Placement("pi", OURS).pick(0.0) is None
 
 
 def test_pick_returns_what_the_verifier_announced() -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", state())
-    assert placement.pick() == Terms("v0", "b007", 100, 200, frozenset({0, 7}), 0.04, "tiny")
+    placement.announce("v0", state(), 0.0)
+    assert placement.pick(0.0) == Terms("v0", "b007", 100, 200, frozenset({0, 7}), 0.04, "tiny")
 
 
 def test_pick_follows_new_announcements_of_the_same_verifier() -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", state())
-    placement.pick()
-    placement.announce("v0", replace(state(), boot="b008", round_time=1_000_000))
-    assert placement.pick() == Terms("v0", "b008", 100, 200, frozenset({0, 7}), 1.0, "tiny")
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v0", replace(state(), boot="b008", round_time=1_000_000), 0.0)
+    assert placement.pick(0.0) == Terms("v0", "b008", 100, 200, frozenset({0, 7}), 1.0, "tiny")
 
 
 def test_pick_keeps_its_choice_when_others_come() -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", state(capacity=1))
-    placement.pick()
+    placement.announce("v0", state(capacity=1), 0.0)
+    placement.pick(0.0)
     for number in range(1, 20):
-        placement.announce(f"v{number}", state(capacity=1000))
-        terms = placement.pick()
+        placement.announce(f"v{number}", state(capacity=1000), 0.0)
+        terms = placement.pick(0.0)
         assert terms is not None
         assert terms.verifier == "v0"
 
 
 GONE = {
     "offline": OFFLINE,
-    "draining": replace(state(), draining=True),
     "cleared": None,
     "other target": state(8, OTHERS),
 }
@@ -88,32 +93,32 @@ GONE = {
 @pytest.mark.parametrize("gone", GONE.values(), ids=GONE.keys())
 def test_pick_moves_when_the_choice_no_longer_serves_and_stays_there(gone: VerifierState | None) -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", state())
-    placement.pick()
-    placement.announce("v1", state())
-    placement.announce("v0", gone)
-    moved = placement.pick()
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v1", state(), 0.0)
+    placement.announce("v0", gone, 0.0)
+    moved = placement.pick(0.0)
     assert moved is not None
     assert moved.verifier == "v1"
-    placement.announce("v0", state())
-    assert placement.pick() == moved
+    placement.announce("v0", state(), 0.0)
+    assert placement.pick(0.0) == moved
 
 
 @pytest.mark.parametrize("gone", GONE.values(), ids=GONE.keys())
 def test_pick_is_none_when_the_only_verifier_no_longer_serves(gone: VerifierState | None) -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", state())
-    placement.pick()
-    placement.announce("v0", gone)
-    assert placement.pick() is None
-    placement.announce("v0", state())
-    assert placement.pick() is not None
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v0", gone, 0.0)
+    assert placement.pick(0.0) is None
+    placement.announce("v0", state(), 0.0)
+    assert placement.pick(0.0) is not None
 
 
 def test_announce_cleared_of_an_unknown_verifier_is_fine() -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", None)
-    assert placement.pick() is None
+    placement.announce("v0", None, 0.0)
+    assert placement.pick(0.0) is None
 
 
 def test_pick_fills_verifiers_in_proportion_to_their_capacity() -> None:
@@ -152,8 +157,8 @@ def test_pick_does_not_depend_on_the_order_of_announcements(capacities: dict[str
 
 def test_misfit_names_both_tokenizers_the_verifier_and_its_target() -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v1", state(tokenizer=OTHERS))
-    placement.announce("v2", state(tokenizer=OTHERS))
+    placement.announce("v1", state(tokenizer=OTHERS), 0.0)
+    placement.announce("v2", state(tokenizer=OTHERS), 0.0)
     misfit = placement.misfit()
     assert misfit is not None
     assert misfit.code == "tokenizer_mismatch"
@@ -177,28 +182,28 @@ def test_misfit_names_both_tokenizers_the_verifier_and_its_target() -> None:
 def test_misfit_is_none_while_there_is_hope(announced: dict[str, VerifierState]) -> None:
     placement = Placement("pi", OURS)
     for verifier, known in announced.items():
-        placement.announce(verifier, known)
+        placement.announce(verifier, known, 0.0)
     assert placement.misfit() is None
 
 
 def test_text_that_one_target_began_is_not_anothers_to_end() -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", state())
-    assert placement.pick() is not None
+    placement.announce("v0", state(), 0.0)
+    assert placement.pick(0.0) is not None
     placement.keep("tiny")
-    placement.announce("v0", replace(state(), status="offline"))
-    placement.announce("v1", replace(state(), target="other"))
-    assert placement.pick() is None
+    placement.announce("v0", replace(state(), status="offline"), 0.0)
+    placement.announce("v1", replace(state(), target="other"), 0.0)
+    assert placement.pick(0.0) is None
     placement.let_go()
-    picked = placement.pick()
+    picked = placement.pick(0.0)
     assert picked is not None
     assert picked.verifier == "v1"
 
 
 def test_target_the_agent_was_set_up_for_is_the_only_one_and_the_sentence_says_so() -> None:
     placement = Placement("pi", OURS, "other")
-    placement.announce("v0", state())
-    assert placement.pick() is None
+    placement.announce("v0", state(), 0.0)
+    assert placement.pick(0.0) is None
     misfit = placement.misfit()
     assert misfit is not None
     assert misfit.code == "target_mismatch"
@@ -210,26 +215,128 @@ def test_verifier_not_announced_again_after_the_connection_was_away_is_forgotten
     """It may have died meanwhile, with a broker that forgot its last will."""
     placement = Placement("pi", OURS)
     for name in ("v0", "v1"):
-        placement.announce(name, state())
-    first = placement.pick()
+        placement.announce(name, state(), 0.0)
+    first = placement.pick(0.0)
     assert first is not None
     placement.doubt()
     other = "v1" if first.verifier == "v0" else "v0"
-    placement.announce(other, state())
-    assert placement.pick() == first, "until then it stays"
+    placement.announce(other, state(), 0.0)
+    assert placement.pick(0.0) == first, "until then it stays"
     placement.drop_doubtful()
-    second = placement.pick()
+    second = placement.pick(0.0)
     assert second is not None
     assert second.verifier == other
 
 
 def test_equal_numerics_are_preferred() -> None:
     placement = Placement("pi", OURS)
-    placement.announce("v0", replace(state(), numerics="a"))
-    placement.pick()
+    placement.announce("v0", replace(state(), numerics="a"), 0.0)
+    placement.pick(0.0)
     for number in range(1, 20):
-        placement.announce(f"v{number}", replace(state(), numerics="a" if number == 7 else "b"))
-    placement.announce("v0", None)
-    picked = placement.pick()
+        placement.announce(f"v{number}", replace(state(), numerics="a" if number == 7 else "b"), 0.0)
+    placement.announce("v0", None, 0.0)
+    picked = placement.pick(0.0)
     assert picked is not None
     assert picked.verifier == "v7"
+
+
+def test_pick_leaves_a_verifier_that_drains_for_another() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v0", replace(state(), draining=True), 0.0)
+    placement.announce("v1", state(), 0.0)
+    assert picked(placement) == "v1"
+
+
+def test_pick_keeps_a_verifier_that_drains_while_there_is_no_other_and_until_the_text_has_ended() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v0", replace(state(), draining=True), 0.0)
+    assert picked(placement) == "v0"
+    placement.let_go()
+    assert picked(placement) is None
+
+
+def test_pick_never_begins_with_a_verifier_that_drains() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", replace(state(), draining=True), 0.0)
+    assert picked(placement) is None
+
+
+def test_pick_leaves_a_verifier_whose_heartbeat_stands_still() -> None:
+    """Announcements alone are no sign of life; another number is."""
+    placement = Placement("pi", OURS)
+    placement.announce("v0", replace(state(), heartbeat=1), 0.0)
+    placement.pick(0.0)
+    placement.announce("v1", state(), 0.0)
+    for now in range(5, 30, 5):
+        placement.announce("v0", replace(state(), heartbeat=1), now)
+        placement.announce("v1", replace(state(), heartbeat=now), now)
+        assert picked(placement, now) == ("v0" if now <= STANDSTILL else "v1")
+
+
+def test_pick_leaves_a_verifier_that_fell_silent_only_where_another_speaks() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", replace(state(), heartbeat=1), 0.0)
+    placement.pick(0.0)
+    assert picked(placement, 1000.0) == "v0"
+    placement.announce("v1", state(), 1000.0)
+    assert picked(placement, 1000.0) == "v1"
+
+
+def test_pick_tries_a_verifier_that_failed_again_after_ever_longer() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v1", state(), 0.0)
+    delay, now = FIRST_DELAY, 0.0
+    for beat in range(4):
+        placement.health.failed("v0", now)
+        placement.announce("v0", replace(state(), heartbeat=2 * beat), now)
+        placement.announce("v1", replace(state(), heartbeat=2 * beat), now)
+        assert picked(placement, now) == "v1"
+        now += delay - 0.1
+        placement.announce("v0", replace(state(), heartbeat=2 * beat + 1), now)
+        placement.announce("v1", OFFLINE, now)
+        assert picked(placement, now) == "v0", "better a doubted one than none"
+        placement.announce("v1", replace(state(), heartbeat=2 * beat + 1), now)
+        assert picked(placement, now) == "v1"
+        now += 0.1
+        assert not placement.health.doubtful("v0", now)
+        placement.announce("v1", OFFLINE, now)
+        assert picked(placement, now) == "v0"
+        delay *= 2
+
+
+def test_an_answer_ends_all_doubt() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(), 0.0)
+    placement.health.failed("v0", 0.0)
+    placement.health.failed("v0", FIRST_DELAY)
+    placement.health.answered("v0")
+    assert not placement.health.doubtful("v0", FIRST_DELAY)
+    placement.health.failed("v0", 100.0)
+    placement.announce("v0", replace(state(), heartbeat=9), 100.0)
+    assert placement.health.doubtful("v0", 100.0 + FIRST_DELAY - 0.1)
+    assert not placement.health.doubtful("v0", 100.0 + FIRST_DELAY)
+
+
+def test_a_busy_verifier_is_left_alone_for_as_long_as_it_asks() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v1", state(), 0.0)
+    placement.health.busy("v0", 3.0, 0.0)
+    assert placement.health.doubtful("v0", 2.9)
+    assert not placement.health.doubtful("v0", 3.0)
+    assert picked(placement, 1.0) == "v1"
+
+
+def test_another_run_of_a_verifier_has_nothing_against_it() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(), 0.0)
+    placement.health.failed("v0", 0.0)
+    placement.announce("v0", replace(state(), boot="b009"), 1.0)
+    assert not placement.health.doubtful("v0", 1.0)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
+    Doubt,
     Effect,
     Emit,
     Failed,
@@ -773,11 +774,14 @@ def test_timer_fired_answered_at_once_is_observed() -> None:
 
 def test_timer_fired_three_times_in_the_window_is_an_outage_that_keeps_trying() -> None:
     machine = awaiting()
-    states = []
+    states, doubts = [], []
     for expected in (4.0, 8.0, 16.0, 30.0):
-        assert StartTimer(expected) in machine.tell(TimerFired())
+        effects = machine.tell(TimerFired())
+        assert StartTimer(expected) in effects
         states.append(machine.state())
+        doubts.append(Doubt("v0") in effects)
     assert states == [State.AWAITING, State.AWAITING, State.OUTAGE, State.OUTAGE]
+    assert doubts == [False, False, True, True]
 
 
 def test_timer_fired_three_times_far_apart_is_no_outage() -> None:
@@ -941,16 +945,17 @@ def test_refusal_for_good_fails_the_request_durably_then_clears(
 
 def test_refusal_for_now_waits_as_long_as_asked_for_then_sends_again() -> None:
     machine = awaiting()
-    (timer,) = machine.tell(refusal(number=1, retry_after=5_000_000))
+    timer, doubt = machine.tell(refusal(number=1, retry_after=5_000_000))
     assert isinstance(timer, StartTimer)
     assert 5.0 <= timer.delay <= 7.5
+    assert doubt == Doubt("v0", timer.delay)
     assert machine.state() is State.AWAITING
     machine.now = timer.delay
     assert sent(machine.tell(TimerFired())) == [bundle(2, (21, 22), timeout=4.0)]
 
 
 def test_refusal_for_now_never_waits_less_than_for_a_verdict() -> None:
-    (timer,) = awaiting().tell(refusal(retry_after=1))
+    timer, _ = awaiting().tell(refusal(retry_after=1))
     assert isinstance(timer, StartTimer)
     assert timer.delay >= FIRST_TIMEOUT
 
@@ -959,7 +964,7 @@ def test_refusal_for_now_does_not_bring_everybody_back_at_once() -> None:
     delays: list[float] = []
     machine = awaiting()
     for number in range(1, 21):
-        (timer,) = machine.tell(refusal(number=number, retry_after=60_000_000))
+        timer, _ = machine.tell(refusal(number=number, retry_after=60_000_000))
         assert isinstance(timer, StartTimer)
         delays.append(timer.delay)
         machine.tell(TimerFired())

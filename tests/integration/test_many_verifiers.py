@@ -1,0 +1,92 @@
+"""Two verifiers as real processes: when one goes, its sessions go on with the other, and the text is the same."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from broker.address import BrokerAddress
+from broker.client import Bridge
+from schemas import codec
+from schemas.messages import SessionContext
+from schemas.topics import Topics
+from sled.client import Client
+from tests.integration.machine import begin, finish
+
+if TYPE_CHECKING:
+    from broker.message import Message
+    from sled.processes import Process
+    from tests.integration.machine import Machine
+
+OTHER = "other-verifier"
+
+
+class Pair:
+    """The machine's verifier and another one."""
+
+    def __init__(self, machine: Machine, *options: str) -> None:
+        self.address = BrokerAddress("127.0.0.1", machine.port)
+        machine.verifier.kill()
+        machine.verifier = machine.start_verifier("verifier", *options)
+        self._processes = {"verifier": machine.verifier, OTHER: machine.start_verifier(OTHER, *options)}
+
+    def serving(self) -> tuple[str, Process]:
+        """The name and process of the verifier that serves the only session, and so owns its context."""
+        contexts: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        with Bridge(self.address) as bridge:
+            bridge.subscribe(Topics().sessions("pi"), contexts.put)
+            owner = codec.decode(contexts.get(timeout=20).payload, SessionContext).owner
+        return owner, self._processes[owner]
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=lambda fault: fault.name)
+def test_the_other_verifier_takes_over(
+    fault: signal.Signals, machine: Machine, whole: tuple[tuple[int, ...], str]
+) -> None:
+    """Told by the last will, by rounds that go unanswered, or by the verifier itself when it ends in good order."""
+    pair = Pair(machine)
+    with Client(pair.address) as client:
+        assert client.wait_online(verifiers=2, timeout=60)
+        events, tokens = begin(client)
+        name, process = pair.serving()
+        os.kill(process.pid, fault)
+        done = finish(events, tokens)
+        if fault == signal.SIGSTOP:
+            os.kill(process.pid, signal.SIGCONT)
+    assert (tuple(tokens), done.text) == whole
+    assert done.verifier != name
+
+
+def test_a_verifier_that_drains_hands_its_sessions_over_and_ends(
+    machine: Machine, whole: tuple[tuple[int, ...], str]
+) -> None:
+    """It is there until they have left."""
+    pair = Pair(machine, "--drain", "60")
+    with Client(pair.address) as client:
+        assert client.wait_online(verifiers=2, timeout=60)
+        events, tokens = begin(client)
+        name, process = pair.serving()
+        os.kill(process.pid, signal.SIGTERM)
+        done = finish(events, tokens)
+    assert (tuple(tokens), done.text) == whole
+    assert done.verifier != name
+    assert process.wait(30) == 0
+
+
+def test_a_verifier_that_drains_serves_on_where_there_is_no_other(
+    machine: Machine, whole: tuple[tuple[int, ...], str]
+) -> None:
+    """Until the text has ended."""
+    machine.verifier.kill()
+    machine.verifier = machine.start_verifier("verifier", "--drain", "60")
+    with Client(BrokerAddress("127.0.0.1", machine.port)) as client:
+        events, tokens = begin(client)
+        os.kill(machine.verifier.pid, signal.SIGTERM)
+        done = finish(events, tokens)
+    assert (tuple(tokens), done.text) == whole
+    assert done.verifier == "verifier"
+    assert machine.verifier.wait(30) == 0
