@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,10 +66,8 @@ class ChatTokenizer:
             raise TokenizerError(
                 f"{folder} has no tokenizer.json; give the folder of a model with its tokenizer beside it."
             )
-        with _quiet_import():
-            from transformers import AutoTokenizer  # noqa: PLC0415 - takes a second, so only when needed
         try:
-            loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            loaded = _loader(folder).from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # the backend raises bare Exception for a file it cannot read
             raise TokenizerError(
                 f"The tokenizer in {folder} cannot be read ({error}); copy its tokenizer files again."
@@ -130,6 +129,30 @@ class ChatTokenizer:
             )
         except TemplateError as error:
             raise ValueError(f"The model's chat template refuses this conversation: {error}.") from error
+
+
+_GENERIC = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
+"""Classes of `tokenizer_config.json` that are what tokenizer.json says and nothing more."""
+
+
+def _loader(folder: Path) -> Any:
+    """Return what loads a folder's tokenizer: its class where that is the generic one, or transformers' choice.
+
+    Both give the same tokenizer, but the choice among all classes brings torch with it where that is installed, which
+    takes seconds and hundreds of megabytes.
+    """
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_bytes()).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        named = None  # transformers says better what is wrong
+    with _quiet_import():  # takes a second, so only when needed
+        if named in _GENERIC:
+            from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+
+            return PreTrainedTokenizerFast
+        from transformers import AutoTokenizer  # noqa: PLC0415
+
+        return AutoTokenizer
 
 
 @contextmanager

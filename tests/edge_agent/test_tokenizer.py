@@ -133,6 +133,24 @@ def test_load_damaged_tokenizer_is_an_error(tmp_path: Path) -> None:
         ChatTokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize("change", ["named otherwise", "no config"])
+def test_load_leaves_other_classes_to_transformers(change: str, tokenizer: ChatTokenizer, tmp_path: Path) -> None:
+    """And comes to the same tokenizer here, where no other class is installed for it."""
+    config = save(tmp_path) / "tokenizer_config.json"
+    if change == "named otherwise":
+        config.write_text(config.read_text().replace('"TokenizersBackend"', '"SomebodysTokenizer"'))
+        assert "SomebodysTokenizer" in config.read_text()
+    else:
+        config.unlink()
+    assert ChatTokenizer.load(tmp_path).canonical_json == tokenizer.canonical_json
+
+
+def test_load_brings_no_torch(folder: Path) -> None:
+    """Even where it is installed: an agent would start seconds later for it."""
+    code = TORCHLESS.replace('sys.modules["torch"] = None', "assert True") + 'assert "torch" not in sys.modules\n'
+    subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, check=True, timeout=120)
+
+
 def test_load_without_torch_works_and_says_nothing(folder: Path) -> None:
     """A device has no torch; transformers would print that it misses it."""
     result = subprocess.run(
