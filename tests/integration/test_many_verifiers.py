@@ -30,8 +30,9 @@ class Pair:
 
     def __init__(self, machine: Machine, *options: str) -> None:
         self.address = BrokerAddress("127.0.0.1", machine.port)
-        machine.verifier.kill()
-        machine.verifier = machine.start_verifier("verifier", *options)
+        if options:
+            machine.verifier.kill()
+            machine.verifier = machine.start_verifier("verifier", *options)
         self._processes = {"verifier": machine.verifier, OTHER: machine.start_verifier(OTHER, *options)}
 
     def serving(self) -> tuple[str, Process]:
@@ -43,7 +44,17 @@ class Pair:
         return owner, self._processes[owner]
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    ("engine", "fault"),
+    [
+        ("mosquitto", signal.SIGKILL),
+        ("embedded", signal.SIGKILL),
+        ("mosquitto", signal.SIGSTOP),
+        ("mosquitto", signal.SIGTERM),
+    ],
+    indirect=["engine"],
+    ids=["mosquitto-kill", "embedded-kill", "mosquitto-stop", "mosquitto-term"],
+)
 def test_the_other_verifier_takes_over(
     fault: signal.Signals, machine: Machine, whole: tuple[tuple[int, ...], str]
 ) -> None:
@@ -61,6 +72,7 @@ def test_the_other_verifier_takes_over(
     assert done.verifier != name
 
 
+@pytest.mark.parametrize("engine", ["mosquitto"], indirect=True)
 def test_a_verifier_that_drains_hands_its_sessions_over_and_ends(
     machine: Machine, whole: tuple[tuple[int, ...], str]
 ) -> None:
@@ -77,6 +89,7 @@ def test_a_verifier_that_drains_hands_its_sessions_over_and_ends(
     assert process.wait(30) == 0
 
 
+@pytest.mark.parametrize("engine", ["mosquitto"], indirect=True)
 def test_a_verifier_that_drains_serves_on_where_there_is_no_other(
     machine: Machine, whole: tuple[tuple[int, ...], str]
 ) -> None:
