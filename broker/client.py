@@ -2,39 +2,46 @@
 
 Read in paho-mqtt 2.2: an exception in a callback ends the network thread while `is_connected()` stays true; waiting
 inside a callback never ends; subscriptions of a clean session are gone after a reconnect; acknowledging by hand is all
-or nothing; why a connection could not be opened is not told.
+or nothing; why a connection could not be opened is not told; over MQTT 5 a broker's Receive Maximum is not kept to.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, Self
 
 from paho.mqtt.enums import MQTTErrorCode
 
+from broker.address import check_addresses
+from broker.caretaker import Caretaker
 from broker.errors import BrokerUnreachable, OutgoingQueueFull, SubscriptionRefused
 from broker.inbox import Inbox
-from broker.limits import MAX_OUTGOING_MESSAGES, MAX_PAYLOAD_BYTES
-from broker.message import Outgoing
+from broker.limits import MAX_INFLIGHT_MESSAGES, MAX_OUTGOING_MESSAGES, MAX_PAYLOAD_BYTES
+from broker.message import Message, Outgoing
 from broker.outbox import Outbox
-from broker.paho_client import make_paho, send_at_once
-from broker.reasons import lost, refused, unreachable
+from broker.paho_client import connect_options, make_paho, publish_options, send_at_once
+from broker.reasons import lost, refused, returning, unreachable
+from broker.route import Route
+from broker.visit import visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import paho.mqtt.client as paho
+    from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
-    from broker.address import BrokerAddress
+    from broker.address import Addresses, BrokerAddress
     from broker.errors import BrokerError
     from broker.inbox import Acknowledge
-    from broker.message import Message, Will
+    from broker.message import Will
     from broker.tls import Tls
 
 _log = logging.getLogger(__name__)
@@ -46,15 +53,19 @@ _BARRIER: Final = "sled/barrier"
 
 
 class Bridge:
-    """One MQTT 3.1.1 connection that comes back by itself.
+    """One MQTT connection that comes back by itself, at another broker if its own does not.
 
     It is up once the broker has accepted the connection *and* answered every subscription; `on_up(session_present)`
     is then called, where a role publishes its retained state. All callbacks run on the network thread and must only
     enqueue; what they raise is logged and counted in `callback_errors`. Messages of a resumed session may arrive
     before `on_up`. A bridge is started once; after `stop` it is spent.
 
+    With several addresses the connection moves between them as `broker.route` says; to a role that is a connection lost
+    and made again. What it retained at a broker that it has left is cleared by a visitor, a short clean connection
+    under the client id with `.visit` behind it.
+
     Args:
-        address: where the broker is, with user name and password if it wants them.
+        address: where the broker is, with user name and password if it wants them; or several, the preferred one first.
         client_id: the name of the MQTT session; may be empty only if `clean`.
         clean: whether the broker forgets subscriptions and waiting messages when this client disconnects.
         will: what the broker publishes when this client vanishes.
@@ -62,8 +73,13 @@ class Bridge:
         keepalive: seconds of silence after which broker and client check on each other.
         reconnect_delay: seconds before the first and, doubling, between the last attempts; the first is stretched
             at random by up to a half, so that a fleet does not return all at once.
+        patience: seconds after which the next of several addresses is tried.
+        first_patience: the same, until there has been a connection; None for no difference.
+        look_every: seconds between looks at the other addresses.
+        retains: filters of the topics that this client alone retains messages at.
         max_outgoing: QoS 1 messages that may wait or be unacknowledged.
         max_payload: longest payload sent, in bytes.
+        quiet: do not warn in the log that the connection is down.
         on_up: called each time the connection is up, with whether the broker kept the session.
         on_down: called with a sentence when the connection is lost, and for each new reason why it does not return.
         on_error: called with what went wrong without ending the connection, such as a refused subscription.
@@ -71,7 +87,7 @@ class Bridge:
 
     def __init__(
         self,
-        address: BrokerAddress,
+        address: Addresses,
         client_id: str = "",
         *,
         clean: bool = True,
@@ -79,18 +95,26 @@ class Bridge:
         tls: Tls | None = None,
         keepalive: int = 30,
         reconnect_delay: tuple[float, float] = (1.0, 30.0),
+        patience: float = 10.0,
+        first_patience: float | None = None,
+        look_every: float = 5.0,
+        retains: Sequence[str] = (),
         max_outgoing: int = MAX_OUTGOING_MESSAGES,
         max_payload: int = MAX_PAYLOAD_BYTES,
+        quiet: bool = False,
         on_up: Callable[[bool], None] | None = None,
         on_down: Callable[[str], None] | None = None,
         on_error: Callable[[BrokerError], None] | None = None,
     ) -> None:
-        self.address = address
+        addresses = check_addresses(address)
         self.client_id = client_id
         self.callback_errors = 0
+        self._clean = clean
+        self._tls = tls
         self._keepalive = keepalive
-        self._reconnect_delay = reconnect_delay
+        self._retains = tuple(retains)
         self._max_payload = max_payload
+        self._loudness = logging.DEBUG if quiet else logging.WARNING
         self._on_up, self._on_down, self._on_error = on_up, on_down, on_error
         self._inbox = Inbox(self._call, self._send_acknowledgement)
         self._outbox = Outbox(self._hand_to_paho, max_outgoing)
@@ -98,16 +122,32 @@ class Bridge:
 
         self._state = threading.Condition()  # guards what follows
         self._unanswered: dict[int, Sequence[str]] = {}  # message id of a SUBSCRIBE → its filters
-        self._phase: Literal["new", "starting", "down", "connected", "up", "stopped"] = "new"
+        self._phase: Literal["new", "down", "connected", "up", "leaving", "stopped"] = "new"
         self._announced = False  # up, and on_up has returned
         self._session_present = False
         self._refusal: str | None = None
         self._down_reason: str | None = None
+        self._goal: int | None = None  # index of the address that a connection is left for
+        self._route = Route(
+            addresses,
+            patience=patience,
+            first_patience=first_patience,
+            delays=reconnect_delay,
+            stretch=lambda: random.uniform(1.0, 1.5),  # noqa: S311 - spreads load, keeps no secret
+        )
 
-        self._client = make_paho(address, client_id, clean=clean, will=will, tls=tls, max_outgoing=max_outgoing)
+        self._client = make_paho(addresses[0], client_id, clean=clean, will=will, tls=tls, max_outgoing=max_outgoing)
         self._connect_callbacks()
+        self._caretaker = Caretaker(
+            self._route, self._state, every=look_every, visit=self._visit, move=self._leave_for, cut=self._cut
+        )
 
     # What a role calls
+
+    @property
+    def address(self) -> BrokerAddress:
+        """The broker in use, or tried, now."""
+        return self._route.address
 
     @property
     def is_up(self) -> bool:
@@ -129,10 +169,12 @@ class Bridge:
         with self._state:
             if self._phase != "new":
                 raise RuntimeError("this bridge was started before: make a new one")
-            self._phase = "starting"
-        self._draw_reconnect_delay()
-        self._connect()
+            self._phase = "down"
+            self._route.begin(time.monotonic())
+            self._connect()
         self._client.loop_start()
+        if len(self._route.addresses) > 1:
+            self._caretaker.start()
 
     def subscribe(
         self,
@@ -165,18 +207,30 @@ class Bridge:
             if self._phase in ("connected", "up"):
                 self._client.unsubscribe(topic_filter)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        expiry: float | None = None,
+        response_topic: str | None = None,
+        correlation: bytes | None = None,
+    ) -> None:
         """Send a message; never blocks, works from any thread and inside handlers.
 
-        While the connection is down QoS 1 waits for it, in order, and QoS 0 is dropped.
+        While the connection is down QoS 1 waits for it, in order, and QoS 0 is dropped. `expiry`, `response_topic` and
+        `correlation` are those of `broker.message.Outgoing`; over MQTT 3.1.1 they are left out.
 
         Raises:
             OutgoingQueueFull: too many messages wait for the broker; this one was not taken.
             PayloadTooLarge: the payload is longer than `max_payload`.
             BrokerUnreachable: the bridge was stopped.
-            ValueError: the topic is empty, too long or contains a wildcard, or the QoS is neither 0 nor 1.
+            ValueError: a topic is empty, too long or contains a wildcard, the QoS is neither 0 nor 1, or the expiry is
+                not above 0.
         """
-        message = Outgoing(topic, payload, qos, retain)
+        message = Outgoing(topic, payload, qos, retain, expiry, response_topic, correlation)
         message.check(self._max_payload)
         if self._phase == "stopped":
             raise BrokerUnreachable(f"the bridge to {self.address} was stopped: nothing more is sent to {topic!r}")
@@ -218,6 +272,7 @@ class Bridge:
             self._phase = "stopped"
             self._announced = False
             self._state.notify_all()
+        self._caretaker.stop()
         self._outbox.close()
         self._client.disconnect()
         with suppress(AttributeError):  # paho's thread may end between its look and its join
@@ -257,7 +312,12 @@ class Bridge:
         self._network_thread = threading.get_ident()
 
     def _connected(
-        self, client: paho.Client, _userdata: object, flags: paho.ConnectFlags, reason: ReasonCode, *_: object
+        self,
+        client: paho.Client,
+        _userdata: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
     ) -> None:
         if reason.is_failure:
             self._refusal = refused(self.address, str(reason))
@@ -266,6 +326,9 @@ class Bridge:
             if self._phase == "stopped":  # while the socket was being opened
                 client.disconnect()
                 return
+            # More in flight at once would end the connection (MQTT 5, 3.3.4); paho has no other way to change it now.
+            most = min(MAX_INFLIGHT_MESSAGES, getattr(properties, "ReceiveMaximum", MAX_INFLIGHT_MESSAGES))
+            client._max_inflight_messages = most
             self._phase = "connected"
             self._session_present = flags.session_present
             filters = self._inbox.filters()
@@ -280,28 +343,39 @@ class Bridge:
         with self._state:
             if self._phase == "stopped":
                 return
-            if self._phase == "starting":
-                # Begin anew: after a failed first attempt paho would wait three times as long as it was told.
-                self._connect()
-        self._report_down(unreachable(self.address, error))
+            sentence = unreachable(self.address, error)
+            self._connect_after(self._route.failed(time.monotonic()))
+        self._report_down(sentence)
 
     def _disconnected(
         self, _client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, *_: object
     ) -> None:
         with self._state:
-            stopped, was_connected = self._phase == "stopped", self._phase in ("connected", "up")
-            if not stopped:
+            phase = self._phase
+            sentence, self._refusal = self._refusal or lost(self.address, str(reason)), None
+            if phase != "stopped":
                 self._phase = "down"
+                sentence = self._go_on(phase, sentence)
             self._announced = False
             self._unanswered.clear()
             self._inbox.new_connection()  # nothing of the old one may be acknowledged any more
-            sentence, self._refusal = self._refusal or lost(self.address, str(reason)), None
         self._outbox.close()
-        if stopped:
-            return
-        if was_connected:
-            self._draw_reconnect_delay()
-        self._report_down(sentence)
+        if phase != "stopped":
+            self._report_down(sentence)
+
+    def _go_on(self, phase: str, sentence: str) -> str:
+        """Prepare the next attempt, here or elsewhere; return why the connection is down."""
+        now, left = time.monotonic(), self.address
+        if phase == "leaving" and self._goal is not None:
+            self._route.move(self._goal, now)
+            sentence, delay = returning(self.address, left), 0.0
+        elif phase in ("up", "leaving"):
+            delay = self._route.lost(now, linger=2 * self._keepalive)
+        else:
+            delay = self._route.failed(now)
+        self._goal = None
+        self._connect_after(delay)
+        return sentence
 
     def _subscribed(
         self, _client: paho.Client, _userdata: object, mid: int, reasons: list[ReasonCode], *_: object
@@ -325,7 +399,18 @@ class Bridge:
         self._outbox.acknowledged(mid)
 
     def _received(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._inbox.receive(message.topic, bytes(message.payload), message.qos, message.mid, retain=message.retain)
+        properties = message.properties  # None over MQTT 3.1.1
+        self._inbox.receive(
+            Message(
+                message.topic,
+                bytes(message.payload),
+                message.qos,
+                message.retain,
+                getattr(properties, "ResponseTopic", None),
+                getattr(properties, "CorrelationData", None),
+            ),
+            message.mid,
+        )
 
     # Inside
 
@@ -345,6 +430,7 @@ class Bridge:
                 return
             self._phase = "up"
             self._down_reason = None
+            self._route.connected(time.monotonic())
         self._outbox.open()
         if self._on_up is not None:
             self._call(self._on_up, self._session_present)
@@ -357,7 +443,7 @@ class Bridge:
             if sentence == self._down_reason:  # said before, and nothing has changed since
                 return
             self._down_reason = sentence
-        _log.warning("%s", sentence)
+        _log.log(self._loudness, "%s", sentence)
         if self._on_down is not None:
             self._call(self._on_down, sentence)
 
@@ -365,7 +451,8 @@ class Bridge:
         self._client.ack(mid, 1)
 
     def _hand_to_paho(self, message: Outgoing) -> int | None:
-        info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
+        options = publish_options(message) if self.address.mqtt5 else None
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain, options)
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise OutgoingQueueFull(
                 f"the broker at {self.address} has not acknowledged the messages before it, so the one to "
@@ -376,12 +463,38 @@ class Bridge:
         return None if lost_now else info.mid
 
     def _connect(self) -> None:
-        self._client.connect_async(self.address.host, self.address.port, self._keepalive)
+        """Have paho's next attempt go to the address of the route."""
+        address = self.address
+        self._client.username_pw_set(address.username, address.password)
+        options = connect_options(clean=self._clean) if address.mqtt5 else {}
+        self._client.connect_async(address.host, address.port, self._keepalive, **options)
 
-    def _draw_reconnect_delay(self) -> None:
-        first, last = self._reconnect_delay
-        drawn = first * random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, keeps no secret
-        self._client.reconnect_delay_set(drawn, max(drawn, last))  # type: ignore[arg-type]  # floats work
+    def _connect_after(self, delay: float) -> None:
+        self._client.reconnect_delay_set(delay, delay)  # type: ignore[arg-type]  # floats work
+        self._connect()
+
+    # What the caretaker calls, on its own thread
+
+    def _visit(self, address: BrokerAddress, ended: threading.Event) -> bool:
+        visitor = Bridge(address, f"{self.client_id}.visit" if self.client_id else "", tls=self._tls, quiet=True)
+        return visit(visitor, self._retains, ended, unless=lambda: self.address == address)
+
+    def _leave_for(self, index: int) -> None:
+        """Close the connection, so that it comes back at another address."""
+        self.flush(1.0)
+        with self._state:
+            if self._phase != "up":
+                return
+            self._phase, self._goal = "leaving", index
+            self._client.disconnect()
+
+    def _cut(self) -> None:
+        """End an attempt that hangs."""
+        sock = self._client.socket()
+        if sock is not None:
+            with suppress(OSError):
+                # Not the method of an SSLSocket, which would pull TLS from under the network thread.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # type: ignore[arg-type]  # no web socket here
 
     def _forbid_network_thread(self, what: str) -> None:
         if threading.get_ident() == self._network_thread:

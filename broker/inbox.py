@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from paho.mqtt.client import topic_matches_sub
 
-from broker.message import Message
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from broker.message import Message
 
 _log = logging.getLogger(__name__)
 
@@ -83,14 +83,14 @@ class Inbox:
         with self._lock:
             self._unacknowledged = set()
 
-    def receive(self, topic: str, payload: bytes, qos: int, mid: int, *, retain: bool) -> None:
+    def receive(self, message: Message, mid: int) -> None:
         """Hand a message to its handlers, and acknowledge it unless one of them wants to do so itself."""
         with self._lock:
-            self.payload_bytes += len(payload)
+            self.payload_bytes += len(message.payload)
             connection = self._unacknowledged
-            if qos > 0:
+            if message.qos > 0:
                 connection.add(mid)
-            wanted = [sub for name, sub in self._subscriptions.items() if topic_matches_sub(name, topic)]
+            wanted = [sub for name, sub in self._subscriptions.items() if topic_matches_sub(name, message.topic)]
 
         def acknowledge() -> None:
             with self._lock:
@@ -101,10 +101,11 @@ class Inbox:
                 self._send_acknowledgement(mid)
 
         manual = any(subscription.acknowledge == "manual" for subscription in wanted)
-        message = Message(topic, payload, qos, retain, acknowledge if manual else None)
+        if manual:
+            message = replace(message, _acknowledge=acknowledge)
         for subscription in wanted:
             self._call(subscription.handler, message)
         if not wanted:
-            _log.debug("a message to %r matches no subscription", topic)
+            _log.debug("a message to %r matches no subscription", message.topic)
         if not manual:
             acknowledge()

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from broker.limits import MAX_INFLIGHT_MESSAGES
 from broker.tls import Tls
 
 if TYPE_CHECKING:
     from broker.address import BrokerAddress
-    from broker.message import Will
+    from broker.message import Outgoing, Will
+
+_FOR_EVER: Final = 0xFFFF_FFFF
+"""Seconds that mean for ever in a Session Expiry Interval (MQTT 5, 3.1.2.11.2); elsewhere the most there can be."""
 
 
 def make_paho(
     address: BrokerAddress, client_id: str, *, clean: bool, will: Will | None, tls: Tls | None, max_outgoing: int
 ) -> paho.Client:
-    """Make a client that acknowledges by hand, with its limits, credentials, last will and TLS files.
+    """Make a client that acknowledges by hand, with its limits, last will and TLS files.
 
     Raises:
         ValueError: the client id is empty and the session is not clean (MQTT-3.1.3-8).
@@ -30,19 +36,36 @@ def make_paho(
     client = paho.Client(
         CallbackAPIVersion.VERSION2,
         client_id,
-        clean_session=clean,
-        protocol=paho.MQTTv311,
+        clean_session=None if address.mqtt5 else clean,
+        protocol=paho.MQTTv5 if address.mqtt5 else paho.MQTTv311,
         manual_ack=True,  # paho knows it per client only; the bridge acknowledges what is not manual
     )
     client.max_inflight_messages_set(MAX_INFLIGHT_MESSAGES)
     client.max_queued_messages_set(max_outgoing)
-    client.username = address.username
-    client.password = address.password
     if will is not None:
         client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
     if address.tls or tls is not None:
         (tls or Tls()).apply(client)
     return client
+
+
+def connect_options(*, clean: bool) -> dict[str, Any]:
+    """Return how to say in MQTT 5 what the clean session flag says in 3.1.1 (MQTT 5, 3.1.2.4)."""
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 0 if clean else _FOR_EVER
+    return {"clean_start": clean, "properties": properties}
+
+
+def publish_options(message: Outgoing) -> Properties | None:
+    """Return what MQTT 5 can say about a message, if there is anything to say."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if message.expiry is not None:
+        properties.MessageExpiryInterval = min(_FOR_EVER, math.ceil(message.expiry))
+    if message.response_topic is not None:
+        properties.ResponseTopic = message.response_topic
+    if message.correlation is not None:
+        properties.CorrelationData = message.correlation
+    return None if properties.isEmpty() else properties  # type: ignore[no-untyped-call]
 
 
 def send_at_once(_client: paho.Client, _userdata: object, sock: Any) -> None:

@@ -40,3 +40,8 @@ def lost(address: BrokerAddress, why: str) -> str:
     """Say that a connection ended without being asked to."""
     reason = {"Unspecified error": "closed by the other side", "Keep alive timeout": "no answer to a ping"}
     return f"the connection to the broker at {address} was lost ({reason.get(why, why.lower())}); trying again"
+
+
+def returning(address: BrokerAddress, left: BrokerAddress) -> str:
+    """Say that a connection was closed to use a preferred broker again."""
+    return f"the broker at {address} is back: leaving the one at {left}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.address import BrokerAddress
+from broker.address import BrokerAddress, parse_addresses
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ from broker.address import BrokerAddress
         ("mqtt://ada:l%40ce@pi:1884", BrokerAddress("pi", 1884, "ada", "l@ce")),
         ("mqtt://ada:@pi", BrokerAddress("pi", 1883, "ada", "")),
         ("ada:lace@[::1]:1884", BrokerAddress("::1", 1884, "ada", "lace")),
+        ("mqtt5://pi", BrokerAddress("pi", 1883, mqtt5=True)),
+        ("mqtt5s://ada@pi", BrokerAddress("pi", 8883, "ada", tls=True, mqtt5=True)),
     ],
 )
 def test_parse(text: str, expected: BrokerAddress) -> None:
@@ -66,3 +68,27 @@ def test_password_is_not_shown() -> None:
 def test_str(text: str) -> None:
     """The text of an address can be read back."""
     assert str(BrokerAddress.parse(text)) == text
+
+
+def test_several_addresses() -> None:
+    """Commas separate them; the first one is the preferred one."""
+    assert parse_addresses("pi") == (BrokerAddress("pi"),)
+    assert parse_addresses("mqtts://pi, mqtts://ada:a%2Cb@box:1") == (
+        BrokerAddress("pi", 8883, tls=True),
+        BrokerAddress("box", 1, "ada", "a,b", tls=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("pi,", "host is missing"),
+        ("pi,pi:1883", "pi:1883, pi:1883 names a broker twice"),
+        ("mqtts://pi,box", "the same scheme"),
+        ("mqtt5://pi,mqtt://box", "the same scheme"),
+    ],
+)
+def test_several_bad_addresses(text: str, wrong: str) -> None:
+    """What one client cannot use by turns is refused."""
+    with pytest.raises(ValueError, match=wrong):
+        parse_addresses(text)

@@ -1,4 +1,4 @@
-"""The slow link: order, delay, cuts, with real sockets and with a real broker."""
+"""The bad link: order, delay, cuts, holding, loss and duplication, with real sockets and with a real broker."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from benchmarks.kit.link import Link
+from benchmarks.kit.link_log import Changed, LinkEvent, LostTrack, Published, Set
 from broker.address import BrokerAddress
 from broker.client import Bridge
+from broker.run import start_broker
+from tests.conftest import require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from broker.message import Message
     from broker.run import RunningBroker
 
 LOTS = 4_000_000
+HELLO = b"\x10\x16\x00\x04MQTT\x04\x02\x00\x0a\x00\x0asled-probe"
+NEWS = b"\x32\x08\x00\x03a/b\x00\x07x"
+AGAIN = b"\x3a" + NEWS[1:]
+PING = b"\xc0\x00"
 
 
 class Echo:
@@ -213,3 +222,157 @@ def test_a_bridge_works_through_it_and_comes_back_after_a_cut(broker: RunningBro
             link.mend()
             ups.get(timeout=20)
             assert received.get(timeout=20).payload == b"kept"
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.1, float("nan")])
+def test_a_chance_that_is_none_is_refused(chance: float) -> None:
+    with Link() as link:
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            link.loss = chance
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            link.duplication = chance
+
+
+def test_held_back_nothing_comes_and_nothing_is_lost() -> None:
+    with Echo() as echo, Link(echo.address) as link, connect(link) as connection:
+        connection.sendall(b"one ")
+        assert receive(connection, 4) == b"one "
+        link.hold()
+        connection.sendall(b"two ")
+        with connect(link) as other:
+            other.sendall(b"three")
+            for waiting in (connection, other):
+                waiting.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    waiting.recv(1)
+                waiting.settimeout(20)
+            link.resume()
+            assert receive(connection, 4) == b"two "
+            assert receive(other, 5) == b"three"
+
+
+def test_while_it_is_held_nobody_learns_whether_the_other_side_is_there() -> None:
+    with Echo() as echo:
+        nobody = echo.address
+    with Link(nobody) as link:
+        link.hold()
+        with connect(link) as connection:
+            connection.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+            connection.settimeout(20)
+            link.resume()
+            assert ended(connection)
+
+
+def test_a_link_that_is_held_can_be_cut() -> None:
+    with Echo() as echo, Link(echo.address) as link, connect(link) as connection:
+        connection.sendall(b"abc")
+        assert receive(connection, 3) == b"abc"
+        link.hold()
+        connection.sendall(b"lost")
+        link.cut()
+        assert ended(connection)
+        assert echo.ended.get(timeout=10) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("setting", "arrives", "fate"), [("loss", b"", "dropped"), ("duplication", NEWS + AGAIN, "duplicated")]
+)
+def test_only_a_publish_is_dropped_or_repeated(setting: str, arrives: bytes, fate: str) -> None:
+    told: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+    with Echo() as echo, Link(echo.address, tell=told.put) as link, connect(link) as connection:
+        setattr(link, setting, 1.0)
+        connection.sendall(HELLO + NEWS + PING)
+        connection.shutdown(socket.SHUT_WR)
+        assert echo.ended.get(timeout=10) == HELLO + arrives + PING
+    events = [told.get_nowait() for _ in range(told.qsize())]
+    assert next(event for event in events if isinstance(event, Set)).value == 1.0
+    published = [event for event in events if isinstance(event, Published)]
+    assert [(event.way, event.topic, event.bytes, event.fate) for event in published] == [
+        ("up", "a/b", len(NEWS), fate)
+    ]
+
+
+def test_about_as_many_are_lost_as_was_said_and_the_seed_says_which() -> None:
+    arrived = []
+    for seed in (1, 1, 2):
+        with Echo() as echo, Link(echo.address, seed=seed) as link, connect(link) as connection:
+            link.loss = 0.3
+            connection.sendall(HELLO)
+            for number in range(1000):
+                connection.sendall(NEWS[:-1] + bytes([number % 251]))
+            connection.shutdown(socket.SHUT_WR)
+            arrived.append(echo.ended.get(timeout=20)[len(HELLO) :])
+    assert arrived[0] == arrived[1] != arrived[2]
+    assert 600 < len(arrived[0]) / len(NEWS) < 800
+
+
+def test_what_is_no_mqtt_passes_and_is_said() -> None:
+    told: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+    with Echo() as echo, Link(echo.address, tell=told.put) as link, connect(link) as connection:
+        link.loss = 1.0
+        connection.sendall(HELLO + b"\x36" + NEWS)
+        connection.shutdown(socket.SHUT_WR)
+        assert receive(connection, 100) == HELLO + b"\x36" + NEWS
+    events = [told.get_nowait() for _ in range(told.qsize())]
+    assert [event.way for event in events if isinstance(event, LostTrack)] == ["up", "down"]
+
+
+def test_cuts_and_holds_are_told() -> None:
+    told: list[LinkEvent] = []
+    with Link(tell=told.append) as link:
+        link.cut()
+        link.mend()
+        link.hold()
+        link.resume()
+    assert [event.what for event in told if isinstance(event, Changed)] == ["cut", "mended", "held", "resumed"]
+    assert [event.at for event in told] == sorted(event.at for event in told)
+
+
+@pytest.fixture
+def mosquitto() -> Iterator[RunningBroker]:
+    require("mosquitto")
+    running = start_broker("mosquitto", port=0)
+    yield running
+    running.stop()
+
+
+def test_a_lost_message_comes_again_after_the_next_reconnect_and_not_before(mosquitto: RunningBroker) -> None:
+    """The reason why dropping a PUBLISH is to lose a message."""
+    received: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    ups: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    address = BrokerAddress(mosquitto.host, mosquitto.port)
+    with Link(address) as link, Bridge(address) as near:
+        near.subscribe("link/test", received.put)
+        near.wait_up(20)
+        far = Bridge(link.address, "far", reconnect_delay=(0.05, 0.2), on_up=ups.put)
+        with far:
+            ups.get(timeout=20)
+            link.loss = 1.0
+            far.publish("link/test", b"lost")
+            assert not far.flush(0.3)
+            link.loss = 0.0
+            far.publish("link/test", b"later")
+            assert received.get(timeout=20).payload == b"later"
+            assert received.empty()
+            link.cut()
+            link.mend()
+            ups.get(timeout=20)
+            assert received.get(timeout=20).payload == b"lost"
+            assert far.flush(20)
+
+
+def test_a_repeated_message_comes_twice_on_each_way(mosquitto: RunningBroker) -> None:
+    received: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    with Link(BrokerAddress(mosquitto.host, mosquitto.port)) as link:
+        bridge = Bridge(link.address, "far")
+        bridge.subscribe("link/test", received.put)
+        with bridge:
+            bridge.wait_up(20)
+            link.duplication = 1.0
+            bridge.publish("link/test", b"four times")
+            assert [received.get(timeout=20).payload for _ in range(4)] == [b"four times"] * 4
+            link.duplication = 0.0
+            bridge.publish("link/test", b"once")
+            assert received.get(timeout=20).payload == b"once"

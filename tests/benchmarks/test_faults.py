@@ -1,0 +1,106 @@
+"""A small plan against real processes on a tiny target, and its log checked again, whole and damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks.faults import main
+from sled.errors import FAILED, NOT_IDENTICAL
+from tests.conftest import require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAN = """
+devices: 2
+verifiers: 2
+requests: 4
+tokens: 300
+seconds: 8
+seed: 1
+faults:
+  - {fault: delay, seconds: 0.05}  # so that a text takes some seconds
+  - {fault: kill, role: agent, victim: device-1, at: [0.7], seconds: 0.5}
+  - {fault: kill, role: verifier, at: [2.5], seconds: 0.5}
+  - {fault: kill, role: broker, at: [4], seconds: 1}
+  - {fault: cut, victim: device-2, at: [3], seconds: 1}
+  - {fault: freeze, role: verifier, at: [6], seconds: 1}
+  - {fault: loss, chance: 0.05, begin: 0, end: 4}
+  - {fault: duplication, chance: 0.05, begin: 2, end: 8}
+"""
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
+    code = main([*arguments, "--json"])
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if said.out else {}, said.err
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves its log for the others."""
+    return tmp_path_factory.mktemp("faults") / "log"
+
+
+def test_nothing_is_lost(log: Path, tiny_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require("mosquitto")
+    plan, prompts = tmp_path / "plan.yaml", tmp_path / "prompts.jsonl"
+    plan.write_text(PLAN)
+    prompts.write_text('{"prompt": "Tell me everything."}\n')
+    code, found, said = run(
+        capsys, "--plan", str(plan), "--prompts", str(prompts), "--target", str(tiny_target), "--out", str(log)
+    )
+    assert code == 0, found or said
+    assert [found[each] for each in ("requests", "completed", "identical", "lost", "duplicated")] == [4, 4, 4, 0, 0]
+    assert found["kills"] == {"agent": 1, "verifier": 1, "broker": 1}
+    assert found["freezes"] == {"agent": 0, "verifier": 1, "broker": 0}
+    assert (found["cuts"], found["holds"]) == (1, 0)
+    assert found["recovery"]["kill agent"]["affected"] == 1
+    assert found["recovery"]["kill agent"]["median"] > 0.5, "it is away for so long"
+    assert found["dropped"]
+    assert found["duplicates"]
+    assert {path.name for path in log.glob("*.log")} == {
+        "broker.log", "device-1.log", "device-2.log", "verifier-1.log", "verifier-2.log",
+    }  # fmt: skip
+
+
+def test_the_log_is_checked_again_and_damage_is_found(
+    log: Path, tiny_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not log.exists():
+        pytest.skip("the run before has left no log")
+    code, found, _ = run(capsys, "--check", str(log))
+    assert (code, found["identical"]) == (0, 4)
+
+    ends = [line for line in (log / "app.jsonl").read_text().splitlines() if '\\"event\\":\\"done\\"' in line]
+    request = json.loads(ends[-1])["request"]
+
+    def check(change: tuple[str, str] | None) -> tuple[int, dict[str, Any], str]:
+        copy = tmp_path / f"copy-{change is None}"
+        shutil.copytree(log, copy)
+        lines = (log / "app.jsonl").read_text().splitlines(keepends=True)
+        mine = [line for line in lines if '\\"event\\":\\"done\\"' in line and f'"request":"{request}"' in line]
+        kept = [line if line not in mine else line.replace(*change) if change else "" for line in lines]
+        (copy / "app.jsonl").write_text("".join(kept))
+        return run(capsys, "--check", str(copy), "--target", str(tiny_target))
+
+    code, found, said = check(None)
+    assert (code, found["completed"], found["lost"]) == (FAILED, 3, 1)
+    assert f"{request} on" in said
+    code, found, _ = check(('\\"text\\":\\"', '\\"text\\":\\"!'))
+    assert (code, found["completed"], found["identical"]) == (NOT_IDENTICAL, 4, 3)
+
+
+def test_a_bad_plan_and_a_missing_log_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("devices: none")
+    code, _, said = run(capsys, "--plan", str(plan))
+    assert code == FAILED
+    assert "plan.yaml: devices: Expected `int`" in said
+    code, _, said = run(capsys, "--check", str(tmp_path))
+    assert code == FAILED
+    assert "run.json cannot be read" in said
