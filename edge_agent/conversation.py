@@ -15,16 +15,19 @@ from edge_agent.effects import (
     Failed,
     Finished,
     Persist,
+    Preview,
     PublishContext,
     PublishDraft,
     StartTimer,
     StopTimer,
 )
 from edge_agent.events import Event, Placed, StopFound, TimerFired
-from edge_agent.session import Request, Session, State, Tally
+from edge_agent.outage import STALL, OutageMode, OutageRules
+from edge_agent.request import Request
+from edge_agent.session import Session, State
 from edge_agent.spool import SpoolError
 from schemas import codec
-from schemas.messages import AnswerEvent, FinishReason, Statistics
+from schemas.messages import AnswerEvent, FinishReason, ReviseEvent, Statistics
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from edge_agent.policy import Policy
     from edge_agent.roundtrip import RoundTrip
     from edge_agent.spool import Spool, Spooled
+    from edge_agent.tally import Tally
     from schemas.topics import Topics
 
 _log = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ class Surroundings(Protocol):
     nonce: bytes
     link_up: bool
     run_tokens: int
+    outage: OutageRules
 
     @property
     def drafter_context(self) -> int:
@@ -98,15 +103,19 @@ class Conversation:
             nonce=around.nonce,
             epoch=before.epoch,
             committed=before.committed,
+            released=before.released,
             link_up=around.link_up,
             drafter_context=around.drafter_context,
             roundtrip=around.roundtrip,
             run=around.run_tokens,
+            outage=_rules(around.outage, request),
         )
         self.over = False
         self.outcome = ""
         self.target = before.target
-        if before.committed:
+        if request.revise and before.runs:
+            self._say(self._answer.start_over(before.committed))
+        elif before.committed:
             self._show(0, before.committed)
         if before.finish is not None:
             self._end_as_before(before.finish)
@@ -128,19 +137,32 @@ class Conversation:
         if isinstance(event, Placed) and not self.target:
             self.target = event.terms.target
             self._around.spool.keep_target(self.request.session, self.target)
-        before = self._session.state
+        before, had_fallen = self._session.state, self._session.fallen_back
         for effect in self._session.receive(event, self._around.now()):
             self._carry_out(effect)
-        if self._session.state is not before:
-            _log.debug(
-                "request %s: %s -> %s on %s",
-                self.request.id,
-                before.value,
-                self._session.state.value,
-                type(event).__name__,
-            )
+        self._log_change(event, before, had_fallen=had_fallen)
         if self._answer.stopped and not self.over:
             self.receive(StopFound())
+
+    def _log_change(self, event: Event, before: State, *, had_fallen: bool) -> None:
+        """Say what an event has come to, if it has changed where the session stands."""
+        session, request = self._session, self.request.id
+        if session.state is not before:
+            _log.debug("request %s: %s -> %s on %s", request, before.value, session.state.value, type(event).__name__)
+        if session.state is State.OUTAGE and before is not State.OUTAGE:
+            _log.info("request %s: outage after %d tokens: %s", request, len(session.log), session.missing)
+        if session.fallen_back and not had_fallen:
+            what = "released" if self._around.outage.mode is OutageMode.RELEASE else "shown as provisional"
+            _log.warning("request %s: drafts are %s from here on: %s", request, what, session.missing)
+        if before is State.OUTAGE and session.state in (State.DRAFTING, State.AWAITING):
+            tally = session.tally
+            _log.info(
+                "request %s: the outage is over on %s; %d tokens released and %d taken back so far",
+                request,
+                type(event).__name__,
+                tally.released,
+                tally.revised,
+            )
 
     def check_timer(self) -> None:
         """Tell the session if its timer has run out."""
@@ -160,11 +182,11 @@ class Conversation:
         self._clear_context()
         self._failed(code, sentence)
 
-    def _carry_out(self, effect: Effect) -> None:  # noqa: C901 -- one case per effect
+    def _carry_out(self, effect: Effect) -> None:  # noqa: C901, PLR0912 -- one case per effect
         around, session = self._around, self.request.session
         match effect:
-            case Persist(epoch, start, tokens, finish):
-                around.spool.save(session, epoch, start, tokens, finish)
+            case Persist(epoch, start, tokens, finish, released):
+                around.spool.save(session, epoch, start, tokens, finish, released=released)
             case PublishContext(context):
                 self._publish_counted(around.topics.session(around.device, session), codec.encode(context), retain=True)
             case ClearContext():
@@ -182,6 +204,8 @@ class Conversation:
             case Emit(index, tokens):
                 self._first_at = around.now() if self._first_at is None else self._first_at
                 self._show(index, tokens)
+            case Preview(index, tokens):
+                self._preview(index, tokens)
             case Finished(reason):
                 self._finish(reason)
             case Failed(code, sentence):
@@ -199,21 +223,40 @@ class Conversation:
     # What the app sees --------------------------------------------------------------------------------------------
 
     def _show(self, index: int, tokens: tuple[int, ...]) -> None:
-        if not self._answer.stopped:
-            self._say(self._answer.token(index, tokens))
+        if self._answer.stopped:
+            return
+        for event in self._answer.commit(index, tokens):
+            if isinstance(event, ReviseEvent):
+                _log.info("request %s: the provisional text is revised from token %d on", self.request.id, event.index)
+            self._say(event)
+
+    def _preview(self, index: int, tokens: tuple[int, ...]) -> None:
+        event = self._answer.preview(index, tokens)
+        if event is not None:
+            self._say(event)
 
     def _finish(self, reason: FinishReason | Literal["cancelled"]) -> None:
         reason = "stop" if self._answer.stopped and reason == "length" else reason
-        last, done = self._answer.done(len(self._session.log), reason, self._statistics(), self._session.verifier)
+        session = self._session
+        last, done = self._answer.done(len(session.log), reason, self._statistics(), session.verifier, session.released)
         if last is not None:
             self._say(last)
         self.outcome = reason
         self._say(done, final=True)
-        _log.info("request %s: done (%s), %d tokens", self.request.id, reason, len(self._session.log))
+        _log.info(
+            "request %s: done (%s), %d tokens, %d of them released",
+            self.request.id,
+            reason,
+            len(session.log),
+            sum(span.end - span.start for span in session.released),
+        )
 
     def _failed(self, code: str, sentence: str) -> None:
         _log.warning("request %s failed (%s): %s", self.request.id, code, sentence)
         self.outcome = code
+        back = self._answer.take_back(len(self._session.log))
+        if back is not None:
+            self._say(back)
         self._say(self._answer.error(code, sentence[:1000]), final=True)
 
     def _end_as_before(self, finish: str) -> None:
@@ -250,3 +293,8 @@ class Conversation:
             bytes_down=self.bytes_down,
             generated=tally.generated,
         )
+
+
+def _rules(rules: OutageRules, request: Spooled) -> OutageRules:
+    """Return what holds for a request: only an app that can take text back is shown provisional tokens."""
+    return STALL if rules.mode is OutageMode.REVISE and not request.revise else rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Detokenizer:
             self._added += 1
             pieces.append(self._release(self._push(token)))
         return "".join(pieces)
+
+    def fork(self) -> Detokenizer:
+        """Return another one that has read the same tokens and goes its own way from here."""
+        other = copy.copy(self)
+        other._window = self._window.copy()
+        return other
 
     def finish(self) -> str:
         """Return the text that was held back, at the end of the tokens; empty after a stop string."""

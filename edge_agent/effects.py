@@ -17,12 +17,14 @@ class Persist(Struct, frozen=True):
         start: output position of the first of `tokens`.
         tokens: newly committed output tokens.
         finish: why the text has ended, if it has.
+        released: whether `tokens` are drafts that the target has not confirmed, and never will.
     """
 
     epoch: int
     start: int
     tokens: tuple[int, ...] = ()
     finish: Literal["stop", "length", "cancelled", "failed"] | None = None
+    released: bool = False
 
 
 class PublishContext(Struct, frozen=True):
@@ -87,6 +89,16 @@ class Emit(Struct, frozen=True):
     tokens: tuple[int, ...]
 
 
+class Preview(Struct, frozen=True):
+    """Show drafted tokens to an app that can take them back; `index` is the output position of the first.
+
+    They stay a draft. `Emit` says later what stands in their place, the same tokens or others.
+    """
+
+    index: int
+    tokens: tuple[int, ...]
+
+
 class Finished(Struct, frozen=True):
     """The answer is complete."""
 
@@ -110,6 +122,7 @@ Effect = (
     | StopTimer
     | Doubt
     | Emit
+    | Preview
     | Finished
     | Failed
 )

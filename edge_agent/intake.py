@@ -68,4 +68,5 @@ def spooled(ask: Ask, request: str, tokenizer: ChatTokenizer, digest: str, *, ma
         Sampling(ask.temperature, ask.top_k, ask.top_p, seed),
         StopRules(ignore_end=ask.ignore_end),
         ask.stop,
+        ask.revise,
     )

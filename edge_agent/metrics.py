@@ -17,14 +17,21 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from edge_agent.session import Tally
+    from edge_agent.outage import OutageRules
+    from edge_agent.tally import Tally
 
 _DRAFT_SECONDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _ROUND_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Counted(Protocol):
-    """What is read of an agent at scrape time."""
+    """What is read of an agent at scrape time.
+
+    Attributes:
+        outage: what it does when the verifier does not answer.
+    """
+
+    outage: OutageRules
 
     def tally(self) -> Tally:
         """Return the counts of all its sessions so far."""
@@ -81,11 +88,13 @@ class _Counts(Collector):
             "rounds": (tally.rounds, "Verdicts that committed something."),
             "drafted_tokens": (tally.drafted, "Draft tokens that verdicts judged."),
             "accepted_tokens": (tally.accepted, "Draft tokens accepted."),
-            "committed_tokens": (tally.committed, "Output tokens committed."),
+            "committed_tokens": (tally.committed, "Output tokens that verdicts committed."),
             "generated_tokens": (tally.generated, "Of those, tokens of runs, written by the verifier alone."),
             "retries": (tally.resends, "Bundles sent again."),
             "resyncs": (tally.resyncs, "Contexts published again because a verifier asked."),
             "outages": (tally.outages, "Times a session had no link, no verifier or no answers."),
+            "released_tokens": (tally.released, "Draft tokens made final without the target's word."),
+            "revised_tokens": (tally.revised, "Draft tokens shown and taken back."),
             "ignored_messages": (tally.ignored, "Verdicts and other messages that were late, stale or repeated."),
             "dropped_messages": (self._agent.dropped, "Messages dropped because too many waited."),
         }
@@ -95,5 +104,10 @@ class _Counts(Collector):
         }
         for name, (value, what) in counters.items():
             yield CounterMetricFamily(f"sled_agent_{name}", what, value=value)
+        fallbacks = CounterMetricFamily(
+            "sled_agent_fallbacks", "Outages that lasted until drafts were released or shown.", labels=["mode"]
+        )
+        fallbacks.add_metric([self._agent.outage.mode.value], tally.fallbacks)
+        yield fallbacks
         for name, (value, what) in gauges.items():
             yield GaugeMetricFamily(f"sled_agent_{name}", what, value=value)

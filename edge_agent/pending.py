@@ -17,6 +17,7 @@ class Pending:
             old one is known as such when it comes.
         busy: whether a token of this branch is being drafted.
         exhausted: whether the drafter had nothing to propose behind these tokens.
+        shown: how many of them, from the first, were shown as provisional.
     """
 
     def __init__(self) -> None:
@@ -24,6 +25,7 @@ class Pending:
         self.branch = 0
         self.busy = False
         self.exhausted = False
+        self.shown = 0
 
     def __len__(self) -> int:
         return len(self.proposals)
@@ -41,17 +43,27 @@ class Pending:
         else:
             self.proposals.append(proposal)
 
-    def follow(self, new: tuple[int, ...]) -> None:
+    def follow(self, new: tuple[int, ...]) -> int:
         """The log has grown by `new`.
 
         A draft that was accepted whole, and whose first extra is the bonus token, leaves its other extras to be the
         next draft. Anything else gives the line up: its tokens continue a log that is not.
+
+        Returns:
+            How many tokens that were shown are thereby wrong.
         """
-        agreed = self.tokens[: len(new)] == new
-        if agreed:
-            del self.proposals[: len(new)]
-            return
+        tokens = self.tokens
+        agreed = 0
+        while agreed < min(len(tokens), len(new)) and tokens[agreed] == new[agreed]:
+            agreed += 1
+        if agreed == len(new):
+            del self.proposals[:agreed]
+            self.shown = max(0, self.shown - agreed)
+            return 0
+        wrong = max(0, self.shown - agreed)
         self.proposals.clear()
         self.branch += 1
         self.busy = False
         self.exhausted = False
+        self.shown = 0
+        return wrong

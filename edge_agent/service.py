@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from msgspec import Struct
 
-from broker.address import BrokerAddress
+from broker.address import Addresses
 from broker.client import Bridge
 from broker.errors import BrokerError
 from broker.mailbox import Down, Mailbox, Stop, Up
@@ -25,10 +25,11 @@ from edge_agent.drafting import DraftingThread
 from edge_agent.events import Cancelled, ContextLost, Drafted, DrafterLost, Event, LinkDown, LinkUp, Placed, Unplaced
 from edge_agent.intake import AskError, new_request_id, spooled
 from edge_agent.metrics import AgentMetrics
+from edge_agent.outage import STALL, OutageRules
 from edge_agent.placement import Placement
 from edge_agent.roundtrip import RoundTrip
-from edge_agent.session import Tally
 from edge_agent.spool import SpoolError
+from edge_agent.tally import Tally
 from schemas import codec
 from schemas.digest import tokenizer_digest
 from schemas.errors import WireError
@@ -67,23 +68,25 @@ class AgentOptions(Struct, frozen=True):
 
     Attributes:
         device: own id; the MQTT client id is `agent-` and this.
-        address: of the broker.
+        address: of the broker, or of several, the preferred one first.
         root: of all topics.
         target: name of the only target to use; empty for whichever fits the tokenizer.
         max_tokens: length of an answer if the ask leaves it open.
         max_queue: requests that may wait; more are refused.
         run: tokens the verifier writes by itself in a round for which the drafter has nothing to propose; 0 is plain
             SLED, with one token for such a round.
+        outage: what to do when the verifier does not answer, and after how long.
         release: version of the software, for people.
     """
 
     device: str
-    address: BrokerAddress
+    address: Addresses
     root: str = "sled/v1"
     target: str = ""
     max_tokens: int = 256
     max_queue: int = 16
     run: int = 8
+    outage: OutageRules = STALL
     tls: Tls | None = None
     release: str = ""
 
@@ -124,6 +127,7 @@ class Agent:
         self._digest = tokenizer_digest(tokenizer.canonical_json)
         self._drafter = drafter
         self.run_tokens = options.run
+        self.outage = options.outage
         self.policy = policy
         self.spool = spool
         self._clock = clock
@@ -159,6 +163,7 @@ class Agent:
             on_up=lambda _present: self._items.put(Up()),
             on_down=lambda reason: self._items.put(Down(reason)),
             on_error=lambda error: _log.error("%s", error),
+            retains=(state, topics.sessions(device)),
         )
         bridge.subscribe(topics.verdict(device), self._items.deliver)
         bridge.subscribe(topics.verifier_state("+"), self._items.deliver)
@@ -278,7 +283,7 @@ class Agent:
         self.link_up = True
         self._placement.doubt()
         self._doubt_until = self._clock() + ANNOUNCED_AGAIN
-        _log.info("device %s is connected to the broker at %s", self.device, self._options.address)
+        _log.info("device %s is connected to the broker at %s", self.device, self._bridge.address)
         self._publish_state()
         for _, final in self.spool.undelivered():
             event = codec.decode_event(final)

@@ -7,8 +7,11 @@ in only where it continues the log the agent holds, so none of that can change t
 
     QUEUED ──placed──▶ DRAFTING ──bundle sent──▶ AWAITING ──verdict──▶ DRAFTING … ──last verdict──▶ FINISHED
                             ╲                      │  ▲
-                             ╲── link or verifier ─▼  │── link and verifier back, or a verdict
+                             ╲── link or verifier ─▼  │── link and verifier back, or an answer
                                   gone          OUTAGE
+
+An outage that lasts makes a session fall back on its drafts, if it is told to (`edge_agent.outage`): it makes them
+final, in a fresh epoch, or shows them until they can be verified.
 
 `TRANSITIONS` is the whole table: which event means what in which state, and where it may lead. An event that is not in
 it is a mistake of the shell and raises. All state lives in this file.
@@ -16,13 +19,11 @@ it is a mistake of the shell and raises. All state lives in this file.
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from msgspec import Struct
 
-from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
     Doubt,
@@ -32,6 +33,7 @@ from edge_agent.effects import (
     Failed,
     Finished,
     Persist,
+    Preview,
     PublishContext,
     PublishDraft,
     StartTimer,
@@ -51,20 +53,21 @@ from edge_agent.events import (
     TimerFired,
     Unplaced,
 )
+from edge_agent.outage import STALL, Outage, OutageRules
 from edge_agent.pending import Pending
-from edge_agent.policy import Outcome
+from edge_agent.rounds import Asked, Rounds
 from edge_agent.roundtrip import RoundTrip
+from edge_agent.tally import Tally
 from schemas.digest import Log, next_digest
-from schemas.limits import MAX_DRAFT_TOKENS
+from schemas.limits import MAX_DRAFT_TOKENS, MAX_RELEASED_RANGES
 from schemas.messages import (
     VERSION,
     DraftBundle,
     Epoch,
     Refusal,
+    ReleasedRange,
     Resync,
-    Sampling,
     SessionContext,
-    StopRules,
     Verdict,
 )
 
@@ -72,11 +75,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from edge_agent.policy import Policy
+    from edge_agent.request import Request
 
-OUTAGE_FAILURES: Final = 3
-"""So many rounds without an answer …"""
-OUTAGE_WINDOW: Final = 60.0
-"""… within so many seconds are an outage, even if link and verifier seem well."""
 MAX_COUNTER: Final = 2**52
 """No honest agent gets here; a verifier that claims to know such an epoch is not followed out of the wire's range."""
 
@@ -91,68 +91,12 @@ class State(Enum):
     FINISHED = "finished"
 
 
-class Request(Struct, frozen=True):
-    """What a session is asked for.
-
-    Attributes:
-        session: eight random bytes.
-        prompt: token ids, chat template applied.
-        max_tokens: the output ends at this many tokens.
-        tokenizer: digest of the tokenizer that made `prompt`.
-    """
-
-    session: bytes
-    prompt: tuple[int, ...]
-    max_tokens: int
-    tokenizer: str
-    sampling: Sampling = Sampling()
-    stop: StopRules = StopRules()
-
-
-class Tally(Struct):
-    """Counts of one session, or of many added up.
-
-    Attributes:
-        rounds: verdicts that committed something.
-        drafted: draft tokens that those judged.
-        accepted: of those, accepted.
-        committed: output tokens added to the log.
-        generated: of those, tokens of runs, which the verifier wrote by itself.
-        resends: bundles sent again.
-        resyncs: contexts published again because a verifier asked.
-        outages: times the session fell into an outage.
-        ignored: messages that were late, stale or repeated.
-    """
-
-    rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    committed: int = 0
-    generated: int = 0
-    resends: int = 0
-    resyncs: int = 0
-    outages: int = 0
-    ignored: int = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        """Return both added up, count by count."""
-        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
-
-
 class _Flight(Struct, frozen=True):
-    """The bundle that waits for its verdict."""
+    """The bundle that waits for its verdict; a usual one was sent once and is as long as others."""
 
     round: int
     sent_at: float
-    resent: bool
-
-
-class _Sent(Struct, frozen=True):
-    """What a round asked for: a draft to be judged at a base, and a run of so many tokens behind the verdict."""
-
-    base: int
-    proposals: tuple[Proposal, ...]
-    run: int
+    usual: bool
 
 
 class Session:
@@ -169,10 +113,12 @@ class Session:
         nonce: bytes,
         epoch: int = 0,
         committed: tuple[int, ...] = (),
+        released: tuple[ReleasedRange, ...] = (),
         link_up: bool = True,
         drafter_context: int = 1 << 30,
         roundtrip: RoundTrip | None = None,
         run: int = 0,
+        outage: OutageRules = STALL,
     ) -> None:
         """Start in QUEUED.
 
@@ -182,33 +128,36 @@ class Session:
             nonce: eight random bytes of this run of the agent.
             epoch: the highest epoch counter this session ever used; 0 for a new session.
             committed: output tokens made durable by an earlier run.
+            released: ranges of them that the target did not confirm.
             link_up: whether the broker is reachable now.
             drafter_context: the longest sequence the drafter takes, in tokens.
             roundtrip: shared between the sessions of a device, so that the timers start with what was learnt.
             run: how many further tokens the verifier shall write by itself in a round without a draft, at most;
                 0 is plain SLED.
+            outage: what to do when the verifier does not answer.
         """
         self.request = request
         self.state = State.QUEUED
         self.tally = Tally()
         self.log = Log(request.prompt, committed)
+        self.released = released
         self._policy = policy
         self._nonce = nonce
         self._epoch = Epoch(epoch, nonce)
         self._revision = 0
-        self._round = 0
         self._context: SessionContext | None = None
+        self._open = False
         self._terms: Terms | None = None
         self._placed = False
         self._link_up = link_up
         self._drafter_context = drafter_context
         self._drafter_lost = False
         self._roundtrip = roundtrip or RoundTrip()
-        self._failures: deque[float] = deque(maxlen=OUTAGE_FAILURES)
+        self._outage = Outage(outage)
         self._max_tokens = request.max_tokens
         self._pending = Pending()
         self._flight: _Flight | None = None
-        self._sent: dict[int, _Sent] = {}
+        self._rounds = Rounds()
         self._since: float | None = None
         self._most_run = run
         self._run_hint = run
@@ -226,8 +175,20 @@ class Session:
         return self._terms.verifier if self._terms else ""
 
     @property
+    def fallen_back(self) -> bool:
+        """Whether an outage has lasted so long that drafts are released or shown."""
+        return self._outage.fallen_back
+
+    @property
+    def missing(self) -> str:
+        """What keeps the session from going on, in words."""
+        if not self._link_up:
+            return "the link is down"
+        return "the verifier does not answer" if self._placed else "there is no verifier"
+
+    @property
     def longest_draft(self) -> int:
-        """No bundle has more draft tokens: room for the extras that a resend carries."""
+        """No bundle has more draft tokens, but for one of drafts that were shown: room for the extras of a resend."""
         return min(2 * self._policy.max_draft + 1, MAX_DRAFT_TOKENS)
 
     def receive(self, event: Event, now: float) -> list[Effect]:
@@ -236,7 +197,7 @@ class Session:
         Raises:
             ValueError: the event cannot happen in this state.
         """
-        before = self.state
+        before, had_fallen = self.state, self._outage.fallen_back
         row = TRANSITIONS[before].get(type(event))
         if row is None:
             raise ValueError(f"a session that is {before.value} cannot receive {type(event).__name__}")
@@ -245,6 +206,7 @@ class Session:
         if self.state not in after:
             raise AssertionError(f"{type(event).__name__} led from {before.value} to {self.state.value}")
         self.tally.outages += self.state is State.OUTAGE and before is not State.OUTAGE
+        self.tally.fallbacks += self._outage.fallen_back and not had_fallen
         return effects
 
     # Placement and link -------------------------------------------------------------------------------------------
@@ -263,23 +225,10 @@ class Session:
 
     def _move(self, terms: Terms, now: float) -> list[Effect]:
         """Turn to a verifier in a fresh epoch, unless it cannot serve the request at all."""
-        request, room = self.request, terms.context_length - len(self.request.prompt)
-        if not request.prompt:
-            return self._fail("empty_prompt", "the prompt has no tokens: ask something")
-        if room < 1:
-            return self._fail(
-                "prompt_too_long",
-                f"the prompt has {len(request.prompt)} tokens, but verifier {terms.verifier!r} takes "
-                f"{terms.context_length} for prompt and answer together: shorten it",
-            )
-        unknown = [token for token in request.prompt if not 0 <= token < terms.vocab_size]
-        if unknown:
-            return self._fail(
-                "token_out_of_vocabulary",
-                f"the prompt holds token {unknown[0]}, but the target of verifier {terms.verifier!r} knows only ids "
-                f"below {terms.vocab_size}: the device's tokenizer is not the target's",
-            )
-        self._max_tokens = min(request.max_tokens, room)
+        reason = self.request.unservable(terms)
+        if reason is not None:
+            return self._fail(reason.code, reason.sentence)
+        self._max_tokens = self.request.room(terms)
         if len(self.log) >= self._max_tokens:
             return self._finish("length")
         self._placed = True
@@ -304,75 +253,85 @@ class Session:
     def _link_back(self, _event: LinkUp, now: float) -> list[Effect]:
         """The broker may have lost what it retained, so the context goes out again, as it was."""
         self._link_up = True
-        effects: list[Effect] = [PublishContext(self._context)] if self._context else []
+        effects: list[Effect] = [PublishContext(self._context)] if self._context and self._open else []
         return effects + self._resume(now)
 
+    @property
+    def _within_reach(self) -> bool:
+        return self._link_up and self._placed
+
     def _stall(self) -> list[Effect]:
+        """Wait for link and verifier; where waiting has an end, count."""
         self.state = State.OUTAGE
         self._since = None
-        return [StopTimer(), *self._draft_on()]
+        outage = self._outage
+        if outage.stalls or outage.fallen_back:
+            return [StopTimer(), *self._draft_on()]
+        if outage.counting:
+            return self._draft_on()
+        outage.counting = True
+        return [StartTimer(outage.patience(self._timeout())), *self._draft_on()]
 
     def _resume(self, now: float) -> list[Effect]:
         """Send again what was sent, or what is pending once it is enough; stall while link or verifier is missing."""
-        if not (self._link_up and self._placed):
+        if not self._within_reach:
             return self._stall()
-        self._failures.clear()
+        self._outage.over()
+        effects = self._reopen()
         if self._flight or self._enough() or not self._can_draft():
             self.state = State.AWAITING
-            return self._send(now, resend=self._flight is not None)
+            return effects + self._send(now, resend=self._flight is not None)
         self.state = State.DRAFTING
-        return [StopTimer(), *self._draft_on()]
+        return [*effects, StopTimer(), *self._draft_on()]
 
     # Epochs, contexts and bundles ---------------------------------------------------------------------------------
 
     def _new_epoch(self, terms: Terms, *, above: int = 0) -> list[Effect]:
         """Raise the fence: durable first, then the context, before the first bundle of the epoch."""
         self._terms = terms
-        self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
-        self._revision = 0
-        self._flight = None
-        self._since = None
-        self._sent.clear()
+        self._fence(above)
         return [Persist(self._epoch.counter, len(self.log)), self._publish_context()]
 
+    def _fence(self, above: int = 0) -> None:
+        """Leave the epoch behind; the new one is open once its context is published."""
+        self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
+        self._revision = 0
+        self._open = False
+        self._flight = None
+        self._since = None
+        self._rounds.forget()
+
+    def _reopen(self) -> list[Effect]:
+        """Publish the context of an epoch that was begun while nobody listened."""
+        return [] if self._open else [self._publish_context()]
+
     def _publish_context(self) -> PublishContext:
-        request = self.request
-        self._context = SessionContext(
-            VERSION,
-            "context",
-            request.session,
-            self._epoch,
-            self._revision,
-            self.verifier,
-            request.tokenizer,
-            request.prompt,
-            self.log.tokens(),
-            self._max_tokens,
-            request.sampling,
-            request.stop,
+        self._context = self.request.context(
+            self._epoch, self._revision, self.verifier, self.log.tokens(), self._max_tokens, self.released
         )
+        self._open = True
         return PublishContext(self._context)
 
     def _send(self, now: float, *, resend: bool) -> list[Effect]:
         """Send what is pending at the present base; a resend is a new round and carries the extras drafted since."""
         assert self._terms is not None
         base = len(self.log)
+        most = MAX_DRAFT_TOKENS if self._pending.shown else self.longest_draft
         # The verdict adds one token of the target's own, so a draft as long as the limit would waste its last place.
-        proposals = tuple(self._pending.proposals[: min(self.longest_draft, self._max_tokens - base - 1)])
+        proposals = tuple(self._pending.proposals[: min(most, self._max_tokens - base - 1)])
         draft = tuple(proposal.token for proposal in proposals)
         run = 0 if draft else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
-        self._round += 1
-        self._sent[self._round] = _Sent(base, proposals, run)
-        self._flight = _Flight(self._round, now, resent=resend)
+        number = self._rounds.begin(Asked(base, proposals, run))
+        self._flight = _Flight(number, now, usual=not resend and len(draft) <= self.longest_draft)
         self.tally.resends += resend
-        timeout = self._roundtrip.timeout(self._terms.round_time + run * self._step_time)
+        timeout = self._timeout(run)
         bundle = DraftBundle(
             VERSION,
             "draft",
             self.request.session,
             self._epoch,
             self._revision,
-            self._round,
+            number,
             base,
             self.log.digest(),
             draft,
@@ -381,36 +340,95 @@ class Session:
         )
         return [PublishDraft(self._terms.verifier, bundle), StartTimer(timeout), *self._draft_on()]
 
-    def _timeout(self, _event: TimerFired, now: float) -> list[Effect]:
+    def _timeout(self, run: int = 0) -> float:
+        """Return how long to wait for a verdict with a run of so many tokens."""
+        usual = self._terms.round_time if self._terms else 0.0
+        return self._roundtrip.timeout(usual + run * self._step_time)
+
+    # Outages ------------------------------------------------------------------------------------------------------
+
+    def _timer(self, _event: TimerFired, now: float) -> list[Effect]:
         """No answer in time: send again, with the extras; after too many in a row, call it an outage."""
-        if not (self._link_up and self._placed):
-            return []
-        self._failures.append(now)
+        if not self._within_reach:
+            return self._still_away(now)
         self._roundtrip.back_off()
         doubt: list[Effect] = []
-        if len(self._failures) == OUTAGE_FAILURES and now - self._failures[0] <= OUTAGE_WINDOW:
+        if self._outage.failed(now):
             self.state = State.OUTAGE
             doubt = [Doubt(self.verifier)]
-        return self._send(now, resend=True) + doubt
+        effects = self._make_do()
+        if self.state is State.FINISHED:
+            return effects
+        return effects + self._reopen() + self._send(now, resend=True) + doubt
+
+    def _still_away(self, now: float) -> list[Effect]:
+        """A round could have gone unanswered in the time that link or verifier has been away."""
+        if self._outage.stalls:
+            return []
+        self._outage.absent(now)
+        if self._outage.counting:
+            return [StartTimer(self._outage.patience(self._timeout()))]
+        return self._make_do() + self._draft_on()
+
+    def _make_do(self) -> list[Effect]:
+        """Release or show what is drafted, if the session has fallen back."""
+        if self._outage.releasing:
+            return self._release()
+        return self._preview() if self._outage.showing else []
+
+    def _release(self) -> list[Effect]:
+        """Make the drafts final. What verifiers say of the log as it was is void from here on."""
+        start = len(self.log)
+        tokens = self._pending.tokens[: self._max_tokens - start]
+        ranges = _joined(self.released, ReleasedRange(start, start + len(tokens)))
+        if not tokens or len(ranges) > MAX_RELEASED_RANGES:
+            return []
+        if self._open:
+            self._fence()
+        self.log.extend(tokens)
+        self._pending.follow(tokens)
+        self.released = ranges
+        self.tally.released += len(tokens)
+        if self._ends(tokens[-1]):
+            return self._finish("stop", tokens, released=True)
+        if len(self.log) >= self._max_tokens:
+            return self._finish("length", tokens, released=True)
+        return [Persist(self._epoch.counter, start, tokens, released=True), Emit(start, tokens)]
+
+    def _preview(self) -> list[Effect]:
+        """Show the drafts; they stay drafts."""
+        shown, self._pending.shown = self._pending.shown, len(self._pending)
+        tokens = self._pending.tokens[shown:]
+        return [Preview(len(self.log) + shown, tokens)] if tokens else []
+
+    def _heard(self, message: Verdict | Resync | Refusal, now: float) -> list[Effect]:
+        """What the message says is void; but whoever says it is there, so that making do has an end."""
+        self.tally.ignored += 1
+        theirs = message.session == self.request.session
+        return self._resume(now) if theirs and self._outage.fallen_back and self._within_reach else []
 
     # Drafting -----------------------------------------------------------------------------------------------------
 
     def _can_draft(self) -> bool:
         """Whether one more token could ever be of use: room for it and the target's own, and no end before it."""
-        end = self._terms.end_tokens if self._terms and not self.request.stop.ignore_end else frozenset()
-        last = self._pending.tokens[-1:]
-        ended = any(token in end or token in self.request.stop.tokens for token in last)
+        ended = any(self._ends(proposal.token) for proposal in self._pending.proposals[-1:])
         length = len(self.log) + len(self._pending)
+        most = self._max_tokens if self._outage.releasing else self._max_tokens - 1
         return (
             not (self._drafter_lost or self._pending.exhausted)
             and not ended
-            and length + 1 < self._max_tokens
+            and length < most
             and len(self.request.prompt) + length < self._drafter_context
         )
 
+    def _ends(self, token: int) -> bool:
+        """Whether a token ends the text."""
+        end = self._terms.end_tokens if self._terms and not self.request.stop.ignore_end else frozenset()
+        return token in end or token in self.request.stop.tokens
+
     def _draft_on(self) -> list[Effect]:
         """Ask for one more token, unless one is being drafted or there are enough to go on with."""
-        if self._pending.busy or not self._can_draft() or not self._wants_more():
+        if self.state is State.FINISHED or self._pending.busy or not self._can_draft() or not self._wants_more():
             return []
         self._pending.busy = True
         sequence = self.log.sequence() + self._pending.tokens
@@ -421,6 +439,8 @@ class Session:
         """Whether one more token is wanted: for the next bundle, or ahead while a verdict or the link is awaited."""
         if self.state is State.DRAFTING:
             return len(self._pending) < self._policy.max_draft
+        if self._outage.fallen_back:
+            return True
         most = max(self.longest_draft, self._policy.max_draft)
         return len(self._pending) < most and self._policy.ahead(self._pending.proposals)
 
@@ -434,7 +454,7 @@ class Session:
         if self.state is State.DRAFTING and (self._enough() or not self._can_draft()):
             self.state = State.AWAITING
             return self._send(now, resend=False)
-        return self._draft_on()
+        return self._make_do() + self._draft_on()
 
     def _enough(self) -> bool:
         """Whether the draft is as long as the policy wants it, or as the verifier can take now."""
@@ -454,23 +474,24 @@ class Session:
     def _verdict(self, verdict: Verdict, now: float) -> list[Effect]:
         """Append what continues the log; ignore what is of another epoch, contradicts the log or says nothing new."""
         if not self._continues(verdict):
-            return self._ignore(verdict, now)
+            return self._heard(verdict, now)
         held = len(self.log)
         new = verdict.tokens[held - verdict.base :]
         if not (new or verdict.finish):
-            return self._ignore(verdict, now)
+            return self._heard(verdict, now)
         flight, self._flight = self._flight, None
         since, self._since = self._since, now
-        usual = flight is not None and flight.round == verdict.round and not flight.resent
+        usual = flight is not None and flight.round == verdict.round and flight.usual
         if flight and usual:
             self._roundtrip.observe(now - flight.sent_at)
         if new:
-            sent = self._count(verdict)
-            self._learn(sent, new, now - since if usual and since is not None else None)
+            asked = self._count(verdict)
+            seconds = now - since if usual and since is not None else None
+            self._policy.learn(asked.outcome(self.log, new, seconds))
             self._draft_hint, self._run_hint = verdict.draft_hint, verdict.run_hint or self._most_run
             self._step_time = verdict.step_time / 1e6 or self._step_time
             self.log.extend(new)
-            self._pending.follow(new)
+            self.tally.revised += self._pending.follow(new)
         if verdict.finish or len(self.log) >= self._max_tokens:
             return self._finish(verdict.finish or "length", new)
         return [Persist(self._epoch.counter, held, new), Emit(held, new), *self._resume(now)]
@@ -490,54 +511,37 @@ class Session:
             and self.log.digest_with(verdict.base, verdict.tokens) == verdict.digest
         )
 
-    def _count(self, verdict: Verdict) -> _Sent:
+    def _count(self, verdict: Verdict) -> Asked:
         """Count a verdict that adds to the log, and return what its round had asked for."""
-        sent = self._sent.pop(verdict.round, _Sent(verdict.base, (), 0))
-        drafted = len(sent.proposals)
+        asked = self._rounds.settle(verdict.round, verdict.base)
+        drafted = len(asked.proposals)
         self.tally.rounds += 1
         self.tally.committed += len(verdict.tokens) - (len(self.log) - verdict.base)
         self.tally.drafted += drafted
         self.tally.accepted += min(verdict.accepted, drafted)
-        self.tally.generated += min(sent.run, max(0, len(verdict.tokens) - verdict.accepted - 1))
-        for earlier in [number for number in self._sent if number < verdict.round]:
-            del self._sent[earlier]
-        return sent
-
-    def _learn(self, sent: _Sent, new: tuple[int, ...], seconds: float | None) -> None:
-        """Tell the policy what became of a round's draft; `new` is about to be added to the log.
-
-        What counts is where the draft continues the log as it was until now. An earlier part was settled by the verdict
-        that brought those tokens; if they contradict it, nothing behind them was judged.
-        """
-        behind = len(self.log) - sent.base
-        settled = tuple(proposal.token for proposal in sent.proposals[:behind])
-        agreed = settled == self.log.tokens(sent.base, sent.base + len(settled))
-        proposals = sent.proposals[behind:] if agreed else ()
-        accepted = 0
-        for proposal, token in zip(proposals, new, strict=False):
-            if proposal.token != token:
-                break
-            accepted += 1
-        if accepted == len(new):  # the text or its room ended here: nobody has judged the next one
-            proposals = proposals[:accepted]
-        self._policy.learn(Outcome(proposals, accepted, len(new), seconds))
+        self.tally.generated += min(asked.run, max(0, len(verdict.tokens) - verdict.accepted - 1))
+        return asked
 
     def _resync(self, resync: Resync, now: float) -> list[Effect]:
         """Say again, in a fresh revision or epoch, what the log is; then send the bundle again."""
         if resync.session != self.request.session or self._terms is None:
-            return self._ignore(resync, now)
+            return self._heard(resync, now)
         known = resync.known
         behind = known is not None and (known != self._epoch or resync.reason == "ended")
         if known is not None and behind and self._epoch.counter <= known.counter < MAX_COUNTER:
             self.tally.resyncs += 1
             return self._new_epoch(self._terms, above=known.counter) + self._resume(now)
         if resync.epoch != self._epoch or resync.revision != self._revision:
-            return self._ignore(resync, now)
+            return self._heard(resync, now)
         self.tally.resyncs += 1
         self._revision += 1
         self._since = None
         effects: list[Effect] = [self._publish_context()]
-        if self._flight and self._link_up and self._placed:
+        if not self._within_reach:
+            return effects
+        if self._outage.fallen_back:
+            self._outage.over()
+        if self._flight:
             effects += self._send(now, resend=True)
         return effects
 
@@ -553,14 +557,20 @@ class Session:
         back at once; how much is drawn from the session's id and round.
         """
         if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
-            return self._ignore(refusal, now)
+            return self._heard(refusal, now)
         if refusal.retry_after == 0:
             return self._fail(refusal.code, refusal.sentence)
         if self._flight is None or refusal.round not in (None, self._flight.round):
-            return self._ignore(refusal, now)
-        spread = 1 + int.from_bytes(next_digest(self.request.session, self._round)) / 2**65
+            return self._heard(refusal, now)
+        spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
         delay = max(refusal.retry_after / 1e6, self._roundtrip.timeout()) * spread
-        return [StartTimer(delay), Doubt(self.verifier, delay)]
+        doubt = Doubt(self.verifier, delay)
+        if self._outage.stalls:
+            return [StartTimer(delay), doubt]
+        if not self._within_reach:
+            return [doubt]
+        self._outage.over()  # to be put off is an answer
+        return [StartTimer(delay), doubt]
 
     # Ends ---------------------------------------------------------------------------------------------------------
 
@@ -570,13 +580,15 @@ class Session:
     def _cancel(self, _event: Cancelled, _now: float) -> list[Effect]:
         return self._finish("cancelled")
 
-    def _finish(self, reason: Literal["stop", "length", "cancelled"], new: tuple[int, ...] = ()) -> list[Effect]:
+    def _finish(
+        self, reason: Literal["stop", "length", "cancelled"], new: tuple[int, ...] = (), *, released: bool = False
+    ) -> list[Effect]:
         """End well: the last tokens and the end are durable as one before anybody is told, or the context goes."""
-        self.state = State.FINISHED
+        self._end()
         start = len(self.log) - len(new)
         emitted: list[Effect] = [Emit(start, new)] if new else []
         return [
-            Persist(self._epoch.counter, start, new, reason),
+            Persist(self._epoch.counter, start, new, reason, released),
             *emitted,
             StopTimer(),
             *self._clear_context(),
@@ -584,13 +596,17 @@ class Session:
         ]
 
     def _fail(self, code: str, sentence: str) -> list[Effect]:
-        self.state = State.FINISHED
+        self._end()
         return [
             StopTimer(),
             Persist(self._epoch.counter, len(self.log), finish="failed"),
             *self._clear_context(),
             Failed(code, sentence),
         ]
+
+    def _end(self) -> None:
+        self.state = State.FINISHED
+        self.tally.revised += self._pending.shown  # the end of the text takes back what was not verified
 
     def _clear_context(self) -> list[Effect]:
         """Clear what this run, or an earlier one, has published."""
@@ -599,6 +615,13 @@ class Session:
     def _ignore(self, _event: Event, _now: float) -> list[Effect]:
         self.tally.ignored += 1
         return []
+
+
+def _joined(ranges: tuple[ReleasedRange, ...], new: ReleasedRange) -> tuple[ReleasedRange, ...]:
+    """Add a range behind all others, as one with the last if they touch."""
+    if ranges and ranges[-1].end == new.start:
+        return (*ranges[:-1], ReleasedRange(ranges[-1].start, new.end))
+    return (*ranges, new)
 
 
 _Row = tuple["Callable[[Session, Any, float], list[Effect]]", frozenset[State]]
@@ -614,7 +637,7 @@ _ACTIVE: dict[type[Event], _Row] = {
     Unplaced: (Session._unplace, _to(_O)),
     LinkUp: (Session._link_back, _to(_D, _A, _O)),
     LinkDown: (Session._link_lost, _to(_O)),
-    Drafted: (Session._take_draft, _to(_D, _A, _O)),
+    Drafted: (Session._take_draft, _to(_D, _A, _O, _F)),
     DrafterLost: (Session._lose_drafter, _to(_A, _O)),
     Verdict: (Session._verdict, _to(_D, _A, _O, _F)),
     Resync: (Session._resync, _to(_D, _A, _O)),
@@ -639,8 +662,8 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
     },
     # No bundle is on its way, so no timer runs.
     _D: _ACTIVE,
-    _A: _ACTIVE | {TimerFired: (Session._timeout, _to(_A, _O))},
-    _O: _ACTIVE | {TimerFired: (Session._timeout, _to(_O))},
+    _A: _ACTIVE | {TimerFired: (Session._timer, _to(_A, _O, _F))},
+    _O: _ACTIVE | {TimerFired: (Session._timer, _to(_O, _F))},
     _F: dict.fromkeys(get_args(Event), (Session._ignore, _to(_F))),
 }
 """(state, event) → what it does and the states it may lead to."""

@@ -2,9 +2,9 @@
 
 Beside them, what it would rather not learn again: how far its drafters' confidences can be believed.
 
-A write that fences (an epoch, the end of a request, a new request) is on disk before the call returns; committed
-tokens survive a killed process at once and a power cut up to the last fencing write, after which the target says them
-again.
+A write that fences (an epoch, the end of a request, a new request) is on disk before the call returns, and so are
+released tokens, which no target would say again; committed tokens survive a killed process at once and a power cut up
+to the last fencing write, after which the target says them again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from schemas.messages import Sampling, StopRules
+from schemas.messages import ReleasedRange, Sampling, StopRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,6 +44,12 @@ CREATE TABLE IF NOT EXISTS piece (
     tokens BLOB NOT NULL,
     PRIMARY KEY (session, start)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS released (
+    session BLOB NOT NULL,
+    start INTEGER NOT NULL,
+    stop INTEGER NOT NULL,
+    PRIMARY KEY (session, start)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calibration (
     source TEXT NOT NULL,
     sampled INTEGER NOT NULL,
@@ -66,6 +72,7 @@ class Spooled(Struct, frozen=True):
         session: eight random bytes.
         prompt: token ids, chat template applied.
         stop_strings: end the text; the agent looks for them.
+        revise: whether the app can take back what it was shown.
     """
 
     id: str
@@ -76,6 +83,7 @@ class Spooled(Struct, frozen=True):
     sampling: Sampling = Sampling()
     stop: StopRules = StopRules()
     stop_strings: tuple[str, ...] = ()
+    revise: bool = False
 
 
 class Progress(Struct, frozen=True):
@@ -88,6 +96,7 @@ class Progress(Struct, frozen=True):
         finish: why it has ended, or None.
         final: its last answer event as it was sent, or None.
         target: name of the target that writes the text; empty if no verifier was found yet.
+        released: ranges of `committed` that the target did not confirm.
     """
 
     epoch: int
@@ -96,6 +105,7 @@ class Progress(Struct, frozen=True):
     finish: str | None
     final: bytes | None
     target: str = ""
+    released: tuple[ReleasedRange, ...] = ()
 
 
 class Spool:
@@ -159,16 +169,44 @@ class Spool:
             )
         return cursor.rowcount == 1
 
-    def save(self, session: bytes, epoch: int, start: int, tokens: Iterable[int], finish: str | None) -> None:
-        """Make an epoch, newly committed tokens and an end durable, all or nothing."""
+    def save(
+        self,
+        session: bytes,
+        epoch: int,
+        start: int,
+        tokens: Iterable[int],
+        finish: str | None,
+        *,
+        released: bool = False,
+    ) -> None:
+        """Make an epoch, newly committed tokens and an end durable, all or nothing.
+
+        Args:
+            session: whose they are.
+            epoch: the highest counter used.
+            start: output position of the first of `tokens`.
+            tokens: may be empty.
+            finish: why the text has ended, if it has.
+            released: whether the tokens are drafts that the target did not confirm.
+        """
         words = array("I", tokens)
         (known,) = self._db.execute("SELECT epoch FROM request WHERE session = ?", (session,)).fetchone()
-        fences = finish is not None or epoch != known
+        fences = finish is not None or epoch != known or released
         with nullcontext() if fences else self._unfenced(), self._transaction():
             if words:
                 self._db.execute("INSERT INTO piece VALUES (?, ?, ?)", (session, start, words.tobytes()))
+                if released:
+                    self._release(session, start, start + len(words))
             if fences:
                 self._db.execute("UPDATE request SET epoch = ?, finish = ? WHERE session = ?", (epoch, finish, session))
+
+    def _release(self, session: bytes, start: int, stop: int) -> None:
+        """Note a range, as one with a range that ends where it starts."""
+        joined = self._db.execute(
+            "UPDATE released SET stop = ? WHERE session = ? AND stop = ?", (stop, session, start)
+        ).rowcount
+        if not joined:
+            self._db.execute("INSERT INTO released VALUES (?, ?, ?)", (session, start, stop))
 
     def finalize(self, session: bytes, final: bytes) -> None:
         """Note the last answer event of a request, so that it can be sent again."""
@@ -203,7 +241,9 @@ class Spool:
         committed = array("I")
         for (words,) in self._db.execute("SELECT tokens FROM piece WHERE session = ? ORDER BY start", (session,)):
             committed.frombytes(words)
-        return Progress(epoch, runs, tuple(committed), finish, final, target)
+        ranges = self._db.execute("SELECT start, stop FROM released WHERE session = ? ORDER BY start", (session,))
+        released = tuple(ReleasedRange(start, stop) for start, stop in ranges)
+        return Progress(epoch, runs, tuple(committed), finish, final, target, released)
 
     def unanswered(self) -> list[Spooled]:
         """Return the requests whose final event was never composed, oldest first."""
@@ -245,6 +285,7 @@ class Spool:
                 (keep,),
             )
             self._db.execute("DELETE FROM piece WHERE session NOT IN (SELECT session FROM request)")
+            self._db.execute("DELETE FROM released WHERE session NOT IN (SELECT session FROM request)")
 
     def _bodies(self, where: str) -> list[Spooled]:
         rows = self._db.execute(f"SELECT body FROM request WHERE {where} ORDER BY number")  # noqa: S608 -- own text

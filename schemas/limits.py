@@ -22,6 +22,9 @@ MAX_VERDICT_TOKENS: Final = 4_096
 MAX_RUN_TOKENS: Final = 1_024
 """Tokens that a verifier may be asked to generate by itself after a verdict."""
 
+MAX_RELEASED_RANGES: Final = 4_096
+"""Ranges of one session's output that the target did not confirm."""
+
 MAX_STOP_TOKENS: Final = 64
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_CHARACTERS: Final = 256

@@ -145,7 +145,7 @@ class SessionContext(Struct, frozen=True, array_like=True):
     max_tokens: Annotated[int, Meta(ge=1, le=limits.MAX_CONTEXT_TOKENS)]
     sampling: Sampling = Sampling()
     stop: StopRules = StopRules()
-    released: Annotated[tuple[ReleasedRange, ...], Meta(max_length=4096)] = ()
+    released: Annotated[tuple[ReleasedRange, ...], Meta(max_length=limits.MAX_RELEASED_RANGES)] = ()
     ttl: Micros = 3_600_000_000
 
 
@@ -329,6 +329,8 @@ class Ask(Struct, frozen=True, omit_defaults=True):
         messages: a conversation, oldest first.
         max_tokens: the output ends at this many tokens; None leaves it to the agent.
         stop: strings that end the text; they are not part of it.
+        revise: the app can take text back. While the verifier is out of reach, a device set up for it then shows
+            provisional tokens. Without this all an app is shown is final.
     """
 
     limit: ClassVar[int] = limits.MAX_ASK_BYTES
@@ -346,6 +348,7 @@ class Ask(Struct, frozen=True, omit_defaults=True):
         Meta(max_length=limits.MAX_STOP_STRINGS),
     ] = ()
     ignore_end: bool = False
+    revise: bool = False
 
 
 class Cancel(Struct, frozen=True):
@@ -386,14 +389,18 @@ class Statistics(Struct, frozen=True):
     generated: Count = 0
 
 
-class TokenEvent(Struct, frozen=True, tag_field="event", tag="token"):
-    """More of the answer, final.
+class TokenEvent(Struct, frozen=True, omit_defaults=True, tag_field="event", tag="token"):
+    """More of the answer: final, unless it says that it is provisional.
+
+    A final event says that the whole text up to its end is final. It may say again what was shown before, after a crash
+    of the agent or when the target has confirmed provisional tokens; an app drops what it has.
 
     Attributes:
         sequence: numbers the events of a request from 0; after a crash of the agent, events may come twice.
         index: output position of the first of `tokens`.
         offset: where `text` starts in the whole text, in code points.
         text: may be empty when a character or a possible stop string is not complete yet.
+        provisional: not verified: a revise event may take it back. Only for apps that opted in (`Ask.revise`).
     """
 
     limit: ClassVar[int] = limits.MAX_ANSWER_BYTES
@@ -404,10 +411,20 @@ class TokenEvent(Struct, frozen=True, tag_field="event", tag="token"):
     offset: Count
     text: str
     tokens: tuple[TokenId, ...]
+    provisional: bool = False
 
 
 class ReviseEvent(Struct, frozen=True, tag_field="event", tag="revise"):
-    """Replaces the text from `offset` on; only for consumers that opted in to provisional tokens."""
+    """Replaces whatever was shown from `offset` on, and is final; only for apps that opted in (`Ask.revise`).
+
+    It may shorten the text. The first event of a restarted agent is one that replaces everything.
+
+    Attributes:
+        index: output position of the first token that is replaced.
+        offset: where the text that is replaced starts, in code points.
+        text: what stands there now; may be empty.
+        tokens: that stand there now; may be empty.
+    """
 
     limit: ClassVar[int] = limits.MAX_ANSWER_BYTES
 
@@ -426,7 +443,7 @@ class DoneEvent(Struct, frozen=True, tag_field="event", tag="done"):
         text: the whole answer.
         finish_reason: `stop`, `length` or `cancelled`.
         lossless: every token is the target's.
-        released: ranges of output tokens that are not.
+        released: ranges of output tokens that the device made final without the target's word.
         verifier: who verified it last.
     """
 

@@ -19,7 +19,7 @@ from sled import errors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.address import BrokerAddress
+    from broker.address import Addresses
 
 app = typer.Typer(
     name="sled",
@@ -45,6 +45,14 @@ class DType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Outage(StrEnum):
+    """What a device does when the verifier does not answer."""
+
+    STALL = "stall"
+    RELEASE = "release"
+    REVISE = "revise"
+
+
 class BrokerEngine(StrEnum):
     """Which broker to run."""
 
@@ -64,7 +72,10 @@ class Precision(StrEnum):
 Broker = Annotated[
     str,
     typer.Option(
-        "--broker", envvar="SLED_BROKER", help="Where the broker is: host, host:port or mqtt://user:password@host:port."
+        "--broker",
+        envvar="SLED_BROKER",
+        help="Where the broker is: host, host:port or mqtt://user:password@host:port; mqtts for TLS, mqtt5 or mqtt5s "
+        "for MQTT 5. Several with commas between them: the next is used while those before it are away.",
     ),
 ]
 Root = Annotated[str, typer.Option("--root", envvar="SLED_ROOT", help="Root of all topics.")]
@@ -370,6 +381,19 @@ def run_agent(
             help="Tokens the verifier writes by itself in a round for which there is no draft; 0 for one at a time.",
         ),
     ] = 8,
+    outage: Annotated[
+        Outage,
+        typer.Option(
+            help="When the verifier does not answer: stall waits; release makes drafts final, so that the text is no "
+            "longer the target's; revise shows drafts to apps that take them back, and verifies them later."
+        ),
+    ] = Outage.STALL,
+    outage_failures: Annotated[
+        int, typer.Option("--outage-failures", min=1, help="Rounds in a row without an answer that are an outage …")
+    ] = 3,
+    outage_window: Annotated[
+        float, typer.Option("--outage-window", min=0.1, help="… if they lie within so many seconds.")
+    ] = 60.0,
     metrics: MetricsPlace = None,
 ) -> None:
     """Draft on this device, have the drafts verified, and answer apps."""
@@ -400,6 +424,9 @@ def run_agent(
             max_tokens,
             max_queue,
             run_tokens,
+            outage.value,
+            outage_failures,
+            outage_window,
             metrics,
         )
     )
@@ -422,13 +449,21 @@ def ask(
     seed: Seed = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for each next piece.")] = 120,
     *,
+    revise: Annotated[
+        bool,
+        typer.Option(
+            "--revise",
+            help="While the verifier is out of reach, be shown what may be taken back, if the device does so.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask a device and watch its answer stream."""
     import msgspec
 
-    from schemas.messages import Ask, DoneEvent, ErrorEvent, TokenEvent
+    from schemas.messages import Ask, ErrorEvent
     from sled.client import Client
+    from sled.screen import Screen
 
     text = sys.stdin.read() if prompt == "-" else prompt
     request = Ask(
@@ -439,19 +474,60 @@ def ask(
         top_p=top_p,
         seed=seed,
         stop=tuple(stop or ()),
+        revise=revise,
     )
-    with Client(_address(broker), root=root) as client:
+    with Client(_address(broker), root=root) as client, Screen(Console(), redraw=revise and not as_json) as screen:
         for event in client.ask(device, request, timeout=timeout):
             if as_json:
                 typer.echo(msgspec.json.encode(event).decode())
-            elif isinstance(event, TokenEvent):
-                typer.echo(event.text, nl=False)
-            elif isinstance(event, DoneEvent):
-                typer.echo()
+            else:
+                screen.show(event)
             if isinstance(event, ErrorEvent):
                 if not as_json:
                     _complain(event.message)
                 raise typer.Exit(errors.FAILED)
+
+
+@app.command("sweep")
+def sweep(
+    broker: Broker = "127.0.0.1:1883",
+    root: Root = "sled/v1",
+    ttl_factor: Annotated[
+        float, typer.Option("--ttl-factor", min=0.01, help="Wait for so many times a session's time to live.")
+    ] = 1.0,
+    offline: Annotated[
+        float | None,
+        typer.Option(
+            min=60, help="Also clear the states of devices and verifiers that have been away for so many seconds."
+        ),
+    ] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(min=0, help="End after so many seconds, 0 for a look only; by default it goes on until stopped."),
+    ] = None,
+    *,
+    malformed: Annotated[bool, typer.Option("--malformed", help="Also clear what nobody can read.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Clear nothing, only say what would be.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Clear retained sessions that nobody keeps up any more.
+
+    A retained message does not say how old it is. So each session is watched from the first sight on, and cleared when
+    it was not refreshed within its time to live, an hour as a rule: let it run beside the broker, or for longer than
+    that.
+    """
+    import msgspec
+
+    from schemas.topics import Topics
+    from sled.run import run_until_signalled
+    from sled.sweep import Sweep, SweepOptions
+
+    Topics(root)
+    options = SweepOptions(_address(broker), root, ttl_factor, offline, malformed, dry_run, watch)
+    sweeping = Sweep(options, lambda finding: typer.echo(finding.describe(dry_run=dry_run), err=as_json))
+    run_until_signalled(sweeping)
+    report = sweeping.report()
+    typer.echo(msgspec.json.encode(report).decode() if as_json else report.describe())
 
 
 @app.command("demo")
@@ -586,14 +662,22 @@ def bench_acceptance(context: typer.Context) -> None:
     raise typer.Exit(run(context.args) or 0)
 
 
+@bench.command("faults", context_settings=_PASS_ON)
+def bench_faults(context: typer.Context) -> None:
+    """Kill, freeze and cut off everything under load, and count what was lost (--help for options)."""
+    from benchmarks.faults import main as run
+
+    raise typer.Exit(run(context.args) or 0)
+
+
 # Plumbing ---------------------------------------------------------------------------------------------------------
 
 
-def _address(text: str) -> BrokerAddress:
-    from broker.address import BrokerAddress
+def _address(text: str) -> Addresses:
+    from broker.address import parse_addresses
 
     try:
-        return BrokerAddress.parse(text)
+        return parse_addresses(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--broker") from error
 

@@ -12,17 +12,20 @@ import msgspec
 from broker.client import Bridge
 from schemas import codec
 from schemas.errors import WireError
-from schemas.messages import AgentState, AnswerEvent, Ask, Cancel, DoneEvent, ErrorEvent, TokenEvent, VerifierState
+from schemas.messages import AgentState, AnswerEvent, Ask, Cancel, DoneEvent, ErrorEvent, VerifierState
 from schemas.topics import Family, Topics, check_name
+from sled.transcript import Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from broker.address import BrokerAddress
+    from broker.address import Addresses
     from broker.message import Message
     from broker.tls import Tls
 
+REACHED_WITHIN: Final = 10.0
+"""Seconds in which a broker must be reached."""
 ANNOUNCED_WITHIN: Final = 10.0
 """Seconds to wait for a device's announcement, which is retained and so comes at once if there is one."""
 
@@ -43,13 +46,17 @@ class Client:
     """
 
     def __init__(
-        self, address: BrokerAddress, *, root: str = "sled/v1", client_id: str | None = None, tls: Tls | None = None
+        self, address: Addresses, *, root: str = "sled/v1", client_id: str | None = None, tls: Tls | None = None
     ) -> None:
         self._topics = Topics(root)
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._asked: tuple[str, bytes] | None = None
         self._bridge = Bridge(
-            address, client_id or f"app-{secrets.token_hex(6)}", tls=tls, on_up=lambda _: self._ask_again()
+            address,
+            client_id or f"app-{secrets.token_hex(6)}",
+            tls=tls,
+            first_patience=REACHED_WITHIN / 4,  # so that the second of two is tried in time
+            on_up=lambda _: self._ask_again(),
         )
         self._bridge.subscribe(self._topics.device_state("+"), self._messages.put)
         self._bridge.subscribe(self._topics.verifier_state("+"), self._messages.put)
@@ -59,7 +66,7 @@ class Client:
     def __enter__(self) -> Self:
         self._bridge.start()
         try:
-            self._bridge.wait_up(10)
+            self._bridge.wait_up(REACHED_WITHIN)
         except BaseException:
             self._bridge.stop()
             raise
@@ -86,6 +93,9 @@ class Client:
     def ask(self, device: str, ask: Ask, *, timeout: float = 120) -> Iterator[AnswerEvent]:
         """Ask a device and yield the events of its answer, each piece of text once, ending with `done` or `error`.
 
+        The text is that of the token events, one behind another. If the app takes text back (`ask.revise`), token
+        events may be provisional, and a revise event replaces all text from its offset on.
+
         Args:
             device: its id.
             ask: the request; given an id if it has none, so that it is answered once.
@@ -108,16 +118,25 @@ class Client:
         self._asked = (self._topics.ask(device), payload)
         try:
             self._bridge.publish(*self._asked)
-            yield from self._answer(device, events, timeout)
+            yield from self._answer(device, events, timeout, Transcript(revise=ask.revise))
         finally:
             self._asked = None
             self._bridge.unsubscribe(topic)
 
     def _ask_again(self) -> None:
-        """After a lost connection: the id makes it one request, and a device that has ended it says so again."""
+        """After a lost connection, here or there: the broker may have had nobody to pass the request on to.
+
+        The id makes it one request, and a device that has ended it says so again.
+        """
         asked = self._asked
         if asked is not None:
             self._bridge.publish(*asked)
+
+    def _heard_of(self, device: str, state: AgentState) -> None:
+        self._devices[device] = state
+        asked = self._asked
+        if state.status == "online" and asked is not None and asked[0] == self._topics.ask(device):
+            self._ask_again()
 
     def cancel(self, device: str, request: str) -> None:
         """End a request; its answer stream then ends with `done`, reason `cancelled`."""
@@ -132,8 +151,9 @@ class Client:
                 self._give_up(device, timeout)
             self._read(left)
 
-    def _answer(self, device: str, events: queue.SimpleQueue[Message], timeout: float) -> Iterator[AnswerEvent]:
-        sequence, tokens, length = -1, 0, 0
+    def _answer(
+        self, device: str, events: queue.SimpleQueue[Message], timeout: float, transcript: Transcript
+    ) -> Iterator[AnswerEvent]:
         give_up = time.monotonic() + timeout
         while True:
             try:
@@ -141,18 +161,11 @@ class Client:
             except queue.Empty:
                 self._check_alive(device, give_up, timeout)
                 continue
-            if event.sequence <= sequence:
+            news = transcript.take(event)
+            if not news:
                 continue
-            sequence = event.sequence
             give_up = time.monotonic() + timeout
-            if isinstance(event, TokenEvent):
-                if event.offset > length:
-                    continue  # the broker has lost events; the last one has the whole text
-                event = _unseen(event, tokens, length)
-                tokens, length = event.index + len(event.tokens), event.offset + len(event.text)
-            elif isinstance(event, DoneEvent) and length < len(event.text):
-                yield TokenEvent(event.request, event.sequence, tokens, length, event.text[length:], ())
-            yield event
+            yield from news
             if isinstance(event, DoneEvent | ErrorEvent):
                 return
 
@@ -182,22 +195,10 @@ class Client:
                 topic = self._topics.parse(message.topic)
                 try:
                     if topic.family is Family.DEVICE_STATE and message.payload:
-                        self._devices[topic.device] = codec.decode_state(message.payload, AgentState)
+                        self._heard_of(topic.device, codec.decode_state(message.payload, AgentState))
                     elif topic.family is Family.VERIFIER_STATE and message.payload:
                         self._verifiers[topic.verifier] = codec.decode_state(message.payload, VerifierState)
                 except WireError:
                     continue
         except queue.Empty:
             return
-
-
-def _unseen(event: TokenEvent, tokens: int, length: int) -> TokenEvent:
-    """Cut from an event what was already shown; a restarted device says the text so far again."""
-    known_tokens, known_text = max(0, tokens - event.index), max(0, length - event.offset)
-    return msgspec.structs.replace(
-        event,
-        index=event.index + min(known_tokens, len(event.tokens)),
-        tokens=event.tokens[known_tokens:],
-        offset=event.offset + min(known_text, len(event.text)),
-        text=event.text[known_text:],
-    )

@@ -122,21 +122,12 @@ class Fleet:
             if time.monotonic() > give_up:
                 raise FleetError("the broker did not start within 30 s: see its log with --logs DIR")
             time.sleep(0.05)
-        threads = () if options.threads is None else ("--threads", str(options.threads))
-        self._processes.start(
-            "verifier", "verifier", "--broker", str(self.address), "--target", str(options.target),
-            "--dtype", options.dtype, "--device", options.device, "--batching", options.batching, *threads,
-            "--metrics", f"127.0.0.1:{self._metrics_port}",
-        )  # fmt: skip
+        metrics = ("--metrics", f"127.0.0.1:{self._metrics_port}")
+        self._processes.start("verifier", *verifier_words("verifier", options, self.address), *metrics)
         for device in options.devices:
-            drafters = [word for drafter in device.drafters for word in ("--drafter", drafter)]
-            record = ("--record", str(device.record)) if device.record else ()
-            self._processes.start(
-                device.name, "agent", device.name, "--broker", device.broker or str(self.address), *drafters, *record,
-                "--policy", device.policy, "--threads", str(device.threads), "--tokenizer", str(options.target),
-                "--spool", str(scratch / f"{device.name}.db"),
-                "--metrics", f"127.0.0.1:{self._device_metrics[device.name]}",
-            )  # fmt: skip
+            words = agent_words(device, options.target, self.address, scratch / f"{device.name}.db")
+            metrics = ("--metrics", f"127.0.0.1:{self._device_metrics[device.name]}")
+            self._processes.start(device.name, *words, *metrics)
 
     def check(self) -> None:
         """Raise ProcessEndedError if any process has ended."""
@@ -164,6 +155,26 @@ class Fleet:
     def device_metrics(self, name: str) -> Samples:
         """Return what a device counts now, by metric name."""
         return scrape(f"http://127.0.0.1:{self._device_metrics[name]}/metrics")
+
+
+def verifier_words(name: str, options: FleetOptions, address: BrokerAddress) -> list[str]:
+    """Return what follows `sled` to run a verifier of a fleet."""
+    threads = () if options.threads is None else ("--threads", str(options.threads))
+    return [
+        "verifier", name, "--broker", str(address), "--target", str(options.target),
+        "--dtype", options.dtype, "--device", options.device, "--batching", options.batching, *threads,
+    ]  # fmt: skip
+
+
+def agent_words(device: Device, target: Path, address: BrokerAddress, spool: Path) -> list[str]:
+    """Return what follows `sled` to run a device of a fleet, its requests kept in the file `spool`."""
+    drafters = [word for drafter in device.drafters for word in ("--drafter", drafter)]
+    record = ("--record", str(device.record)) if device.record else ()
+    return [
+        "agent", device.name, "--broker", device.broker or str(address), *drafters, *record,
+        "--policy", device.policy, "--threads", str(device.threads), "--tokenizer", str(target),
+        "--spool", str(spool),
+    ]  # fmt: skip
 
 
 def _resolve(engine: BrokerEngine) -> BrokerEngine:

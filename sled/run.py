@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from broker.address import BrokerAddress
+from broker.address import Addresses
 from broker.errors import BrokerStartError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class VerifierSettings(Struct, frozen=True):
     """What `sled verifier` was told."""
 
     name: str
-    address: BrokerAddress
+    address: Addresses
     root: str
     target: Path
     dtype: str
@@ -141,7 +141,7 @@ class AgentSettings(Struct, frozen=True):
     """What `sled agent` was told."""
 
     device: str
-    address: BrokerAddress
+    address: Addresses
     root: str
     drafters: tuple[str, ...]
     tokenizer: Path
@@ -153,12 +153,16 @@ class AgentSettings(Struct, frozen=True):
     max_tokens: int
     max_queue: int
     run: int
+    outage: str
+    outage_failures: int
+    outage_window: float
     metrics: str | None
 
 
 def run_agent(settings: AgentSettings) -> None:
     """Load the drafter and answer until signalled."""
     from edge_agent.drafters.spec import open_drafter, parse_drafter  # noqa: PLC0415 -- a server has no onnxruntime
+    from edge_agent.outage import OutageMode, OutageRules  # noqa: PLC0415
     from edge_agent.policy import parse_policy  # noqa: PLC0415
     from edge_agent.recorder import Recorder  # noqa: PLC0415
     from edge_agent.service import Agent, AgentOptions  # noqa: PLC0415
@@ -186,6 +190,7 @@ def run_agent(settings: AgentSettings) -> None:
         settings.max_tokens,
         settings.max_queue,
         settings.run,
+        OutageRules(OutageMode(settings.outage), settings.outage_failures, settings.outage_window),
         release=release(),
     )
     spool = Spool(settings.spool)

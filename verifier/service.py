@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never, get_args
 
 from msgspec import Struct
 
-from broker.address import BrokerAddress
+from broker.address import Addresses
 from broker.client import Bridge
 from broker.errors import BrokerError
 from broker.mailbox import Down, Mailbox, Stop, Up
@@ -52,6 +52,8 @@ ANNOUNCE_EVERY: Final = 5.0
 """Seconds between announcements: load, round time and heartbeat."""
 LEAST_DELAY: Final = 1.0
 """Seconds that the verifier must be behind before it refuses any bundle."""
+VERDICT_EXPIRY: Final = 60.0
+"""Seconds for which a broker that speaks MQTT 5 keeps a verdict for a device that is away; it will have asked again."""
 MOST_PER_TURN: Final = 1_000
 """Messages taken in before the engine is looked after again, so that a flood cannot starve it."""
 PADDING: Final = (0,)
@@ -65,7 +67,7 @@ class VerifierOptions(Struct, frozen=True):
 
     Attributes:
         verifier: own id; the MQTT client id is `verifier-` and this.
-        address: of the broker.
+        address: of the broker, or of several, the preferred one first.
         root: of all topics.
         target: name of the target model, for people.
         tokenizer: digest of its tokenizer.
@@ -77,7 +79,7 @@ class VerifierOptions(Struct, frozen=True):
     """
 
     verifier: str
-    address: BrokerAddress
+    address: Addresses
     tokenizer: str
     numerics: str
     root: str = "sled/v1"
@@ -165,6 +167,7 @@ class Verifier:
             on_up=lambda _present: self._items.put(Up()),
             on_down=lambda reason: self._items.put(Down(reason)),
             on_error=lambda error: _log.error("%s", error),
+            retains=(state,),
         )
         bridge.subscribe(state, self._items.deliver)
         bridge.subscribe(self._topics.sessions("+"), self._items.deliver)
@@ -258,7 +261,7 @@ class Verifier:
                     self._stepped(result)
             case Up():
                 self._link_up = True
-                _log.info("verifier %s is connected to the broker at %s", self._verifier, self._options.address)
+                _log.info("verifier %s is connected to the broker at %s", self._verifier, self._bridge.address)
                 self._announce()
             case Down(reason):
                 self._link_up = False
@@ -319,7 +322,7 @@ class Verifier:
             match effect:
                 case Reply(device, message):
                     self._count(device, message)
-                    self._publish(self._topics.verdict(device), codec.encode(message))
+                    self._publish(self._topics.verdict(device), codec.encode(message), expiry=VERDICT_EXPIRY)
                 case Release(key):
                     self._started.pop(key, None)
                     self._released.append(key)
@@ -335,9 +338,9 @@ class Verifier:
                 self.metrics.refusals.labels(message.code).inc()
                 _log.warning("refused device %s (%s): %s", device, message.code, message.sentence)
 
-    def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def _publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry: float | None = None) -> None:
         try:
-            self._bridge.publish(topic, payload, retain=retain)
+            self._bridge.publish(topic, payload, retain=retain, expiry=expiry)
         except BrokerError as error:
             _log.warning("a message to %s was not sent: %s", topic, error)
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft, Effect
 from edge_agent.events import Cancelled, Drafted, Event, LinkDown, Placed, Terms
+from edge_agent.outage import STALL, OutageRules
 from edge_agent.policy import FixedLength
-from edge_agent.session import Request, Session, State
+from edge_agent.request import Request
+from edge_agent.session import Session, State
 from schemas.digest import Log
 from schemas.messages import (
     GREEDY,
@@ -18,6 +20,7 @@ from schemas.messages import (
     FinishReason,
     Refusal,
     RefusalCode,
+    ReleasedRange,
     Resync,
     ResyncReason,
     Sampling,
@@ -53,6 +56,7 @@ def context(
     committed: tuple[int, ...] = (),
     owner: str = "v0",
     max_tokens: int = MAX_TOKENS,
+    released: tuple[ReleasedRange, ...] = (),
 ) -> SessionContext:
     """The context that the machine should publish."""
     return SessionContext(
@@ -68,6 +72,7 @@ def context(
         max_tokens,
         Sampling(),
         StopRules(),
+        released,
     )
 
 
@@ -172,6 +177,8 @@ class Options(TypedDict, total=False):
     sampling: Sampling
     run: int
     roundtrip: RoundTrip
+    outage: OutageRules
+    released: tuple[ReleasedRange, ...]
 
 
 class Machine:
@@ -196,6 +203,8 @@ class Machine:
             drafter_context=options.get("drafter_context", 1 << 30),
             roundtrip=options.get("roundtrip"),
             run=options.get("run", 0),
+            outage=options.get("outage", STALL),
+            released=options.get("released", ()),
         )
         self.wish: Draft | None = None
 

@@ -19,6 +19,7 @@ from edge_agent.events import (
     TimerFired,
     Unplaced,
 )
+from edge_agent.outage import OutageMode, OutageRules
 from edge_agent.policy import parse_policy
 from edge_agent.session import State
 from schemas.messages import Epoch, Refusal, Resync, Verdict
@@ -73,6 +74,7 @@ class Shell:
             committed=random.choice([(), (), (21, 22)]),
             link_up=random.random() < 0.8,
             policy=parse_policy(random.choice(["fixed:1", "fixed:2", "confidence:0.5:3", "cost-aware:3"])),
+            outage=OutageRules(random.choice(list(OutageMode)), random.choice([1, 3])),
         )
         self.timer = False
         self.wishes: list[Draft] = []

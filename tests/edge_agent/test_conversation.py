@@ -10,16 +10,20 @@ from msgspec import Struct
 from edge_agent.conversation import Conversation
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft
-from edge_agent.events import Cancelled, Drafted, LinkUp, Placed, Terms, Unplaced
+from edge_agent.events import Cancelled, Drafted, LinkDown, LinkUp, Placed, Terms, Unplaced
+from edge_agent.outage import STALL, OutageMode, OutageRules
 from edge_agent.policy import FixedLength, Policy
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.spool import Progress, Spool, Spooled
 from schemas import codec
 from schemas.messages import (
+    AnswerEvent,
     DoneEvent,
     DraftBundle,
     ErrorEvent,
     FinishReason,
+    ReleasedRange,
+    ReviseEvent,
     SessionContext,
     TokenEvent,
     Verdict,
@@ -56,6 +60,7 @@ class Device:
         self.link_up = True
         self.drafter_context = 1000
         self.run_tokens = 0
+        self.outage: OutageRules = STALL
         self.clock = 100.0
         self.published: list[Published] = []
         self.wishes: list[tuple[bytes, Draft]] = []
@@ -78,8 +83,8 @@ class Device:
     def decode(self, tokens: list[int]) -> str:
         return bytes(token for token in tokens if token).decode(errors="replace")
 
-    def ask(self, *, max_tokens: int = 1000, stop: tuple[str, ...] = ()) -> Conversation:
-        request = Spooled("ask-1", SESSION, PROMPT, max_tokens, TOKENIZER, stop_strings=stop)
+    def ask(self, *, max_tokens: int = 1000, stop: tuple[str, ...] = (), revise: bool = False) -> Conversation:
+        request = Spooled("ask-1", SESSION, PROMPT, max_tokens, TOKENIZER, stop_strings=stop, revise=revise)
         self.spool.add(request)
         return Conversation(request, self)
 
@@ -87,9 +92,8 @@ class Device:
         """What was published, in order; a context that was cleared is marked."""
         return [m.family.name if m.payload else f"clear {m.family.name}" for m in self.published]
 
-    def events(self) -> list[TokenEvent | DoneEvent | ErrorEvent]:
-        found = [codec.decode_event(m.payload) for m in self.published if m.family is Family.ANSWER]
-        return [event for event in found if isinstance(event, TokenEvent | DoneEvent | ErrorEvent)]
+    def events(self) -> list[AnswerEvent]:
+        return [codec.decode_event(m.payload) for m in self.published if m.family is Family.ANSWER]
 
     def done(self) -> DoneEvent:
         last = self.events()[-1]
@@ -418,3 +422,189 @@ def test_refusal_for_now_has_another_verifier_looked_for(device: Device) -> None
     assert verifier == "v0"
     assert seconds is not None
     assert seconds >= 5.0
+
+
+# Outages that last ----------------------------------------------------------------------------------------------------
+
+RELEASE = OutageRules(OutageMode.RELEASE)
+REVISE = OutageRules(OutageMode.REVISE)
+
+
+def wait(device: Device, conversation: Conversation, seconds: float = 30.0) -> None:
+    """Let so much time pass without link, and every timer run out."""
+    device.clock += seconds
+    for _ in range(3):
+        conversation.check_timer()
+        device.clock += seconds
+
+
+def out_of_reach(device: Device, *, revise: bool = False, stop: tuple[str, ...] = ()) -> Conversation:
+    """A conversation that has said "Hi", drafted " y", and whose link has been away for long."""
+    conversation = device.ask(revise=revise, stop=stop)
+    conversation.receive(V0)
+    conversation.receive(Drafted(0, Proposal(1, 0.9)))
+    conversation.receive(Drafted(0, Proposal(2, 0.9)))
+    conversation.receive(say("Hi"))
+    branch = device.wishes[-1][1].branch
+    conversation.receive(Drafted(branch, Proposal(32, 0.9)))
+    conversation.receive(Drafted(branch, Proposal(121, 0.9)))
+    conversation.receive(LinkDown())
+    wait(device, conversation)
+    return conversation
+
+
+def test_stall_says_nothing_however_long_the_outage(device: Device) -> None:
+    conversation = out_of_reach(device)
+    assert [type(event) for event in device.events()] == [TokenEvent]
+    assert conversation.timer is None
+
+
+def test_release_is_durable_with_its_range_before_it_is_shown(device: Device) -> None:
+    device.outage = RELEASE
+    out_of_reach(device)
+    shown = device.published[-1]
+    assert codec.decode_event(shown.payload) == TokenEvent("ask-1", 1, 2, 2, " y", tuple(b" y"))
+    assert shown.spooled.committed == tuple(b"Hi y")
+    assert shown.spooled.released == (ReleasedRange(2, 4),)
+    assert shown.spooled.epoch == 2
+
+
+def test_release_is_told_in_the_end(device: Device) -> None:
+    device.outage = RELEASE
+    conversation = out_of_reach(device)
+    conversation.receive(LinkUp())
+    conversation.receive(say("ou", after="Hi y", epoch=2, finish="length"))
+    done = device.done()
+    assert (done.text, done.lossless, done.released) == ("Hi you", False, (ReleasedRange(2, 4),))
+    assert done.statistics.tokens == 6
+
+
+def test_release_stop_string_among_released_tokens_ends_the_text(device: Device) -> None:
+    device.outage = RELEASE
+    conversation = out_of_reach(device, stop=(" y",))
+    assert conversation.over
+    assert (device.done().finish_reason, device.done().text) == ("stop", "Hi")
+
+
+def test_release_is_remembered_by_the_next_run(restart: Callable[[], Device]) -> None:
+    before = restart()
+    before.outage = RELEASE
+    out_of_reach(before)
+    after = restart()
+    conversation = after.ask()
+    conversation.receive(V0)
+    context = codec.decode(after.published[-1].payload, SessionContext)
+    assert (context.committed, context.released) == (tuple(b"Hi y"), (ReleasedRange(2, 4),))
+    conversation.receive(Cancelled())
+    assert (after.done().lossless, after.done().released) == (False, (ReleasedRange(2, 4),))
+
+
+def test_release_of_the_whole_text_that_was_never_said_is_told_after_a_restart(restart: Callable[[], Device]) -> None:
+    before = restart()
+    started(before).receive(say("Hi"))
+    before.spool.save(SESSION, 2, 2, tuple(b" y"), "length", released=True)
+    after = restart()
+    assert after.ask().over
+    assert (after.done().text, after.done().released) == ("Hi y", (ReleasedRange(2, 4),))
+
+
+def test_revise_shows_provisional_text_that_is_not_durable(device: Device) -> None:
+    device.outage = REVISE
+    out_of_reach(device, revise=True)
+    shown = device.published[-1]
+    assert codec.decode_event(shown.payload) == TokenEvent("ask-1", 1, 2, 2, " y", tuple(b" y"), provisional=True)
+    assert shown.spooled.committed == tuple(b"Hi")
+
+
+def test_revise_shows_nothing_provisional_to_who_did_not_opt_in(device: Device) -> None:
+    device.outage = REVISE
+    conversation = out_of_reach(device)
+    conversation.receive(LinkUp())
+    conversation.receive(say(" m", after="Hi", number=2))
+    assert [(type(event), event.text) for event in device.events() if isinstance(event, TokenEvent | ReviseEvent)] == [
+        (TokenEvent, "Hi"),
+        (TokenEvent, " m"),
+    ]
+
+
+def test_release_does_not_ask_who_opted_in(device: Device) -> None:
+    device.outage = RELEASE
+    out_of_reach(device, revise=True)
+    (_, released) = device.events()
+    assert isinstance(released, TokenEvent)
+    assert not released.provisional
+
+
+def test_revise_puts_the_text_right_when_the_verifier_is_back(device: Device) -> None:
+    device.outage = REVISE
+    conversation = out_of_reach(device, revise=True)
+    conversation.receive(LinkUp())
+    conversation.receive(say(" me", after="Hi", number=2, finish="length"))
+    events = device.events()[2:]
+    assert events[:2] == [
+        TokenEvent("ask-1", 2, 2, 2, " ", (32,)),
+        ReviseEvent("ask-1", 3, 3, 3, "me", tuple(b"me")),
+    ]
+    done = device.done()
+    assert (done.text, done.lossless) == ("Hi me", True)
+
+
+def test_revise_provisional_stop_string_ends_nothing(device: Device) -> None:
+    device.outage = REVISE
+    conversation = out_of_reach(device, revise=True, stop=(" y",))
+    assert not conversation.over
+    conversation.receive(LinkUp())
+    conversation.receive(say(" yo", after="Hi", number=2))
+    assert (device.done().finish_reason, device.done().text) == ("stop", "Hi")
+
+
+def test_revise_failure_takes_provisional_text_back_before_it_is_told(device: Device) -> None:
+    device.outage = REVISE
+    conversation = out_of_reach(device, revise=True)
+    conversation.fail("internal_error", "a sentence")
+    assert device.events()[-2:] == [
+        ReviseEvent("ask-1", 2, 2, 2, "", ()),
+        ErrorEvent("ask-1", 3, "internal_error", "a sentence"),
+    ]
+
+
+@pytest.mark.parametrize("mode", list(OutageMode))
+def test_revise_restart_puts_who_opted_in_right_first(restart: Callable[[], Device], mode: OutageMode) -> None:
+    """Whatever the agent is now set up for: the run before may have shown anything."""
+    before = restart()
+    before.outage = REVISE
+    out_of_reach(before, revise=True)
+    after = restart()
+    after.outage = OutageRules(mode)
+    after.ask(revise=True)
+    assert after.events() == [ReviseEvent("ask-1", 1_000_000, 0, 0, "Hi", tuple(b"Hi"))]
+
+
+def test_revise_restart_with_nothing_committed_empties_the_text(restart: Callable[[], Device]) -> None:
+    restart().ask(revise=True)
+    after = restart()
+    after.ask(revise=True)
+    assert after.events() == [ReviseEvent("ask-1", 1_000_000, 0, 0, "", ())]
+
+
+def test_revise_first_run_has_nothing_to_put_right(device: Device) -> None:
+    device.ask(revise=True)
+    assert device.events() == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "word"), [(RELEASE, "drafts are released"), (REVISE, "drafts are shown as provisional")]
+)
+def test_every_transition_is_logged_with_its_reason(
+    device: Device, caplog: pytest.LogCaptureFixture, rules: OutageRules, word: str
+) -> None:
+    caplog.set_level("INFO", "edge_agent.conversation")
+    device.outage = rules
+    conversation = out_of_reach(device, revise=True)
+    conversation.receive(LinkUp())
+    said = [record.getMessage() for record in caplog.records]
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
+    assert said[0] == "request ask-1: outage after 2 tokens: the link is down"
+    assert word in said[1]
+    assert "the link is down" in said[1]
+    assert "the outage is over on LinkUp" in said[2]

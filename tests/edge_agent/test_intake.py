@@ -61,13 +61,22 @@ def test_messages_keep_their_order_and_roles(chat: ChatTokenizer) -> None:
 
 def test_options_of_the_ask_are_kept(plain: ChatTokenizer) -> None:
     ask = Ask(
-        prompt="Hi", max_tokens=7, temperature=0.5, top_k=40, top_p=0.9, seed=42, stop=("\n", "END"), ignore_end=True
+        prompt="Hi",
+        max_tokens=7,
+        temperature=0.5,
+        top_k=40,
+        top_p=0.9,
+        seed=42,
+        stop=("\n", "END"),
+        ignore_end=True,
+        revise=True,
     )
     request = spooled(ask, "ask-1", plain, DIGEST, max_tokens=256)
     assert request.max_tokens == 7
     assert request.sampling == Sampling(0.5, 40, 0.9, 42)
     assert request.stop == StopRules(ignore_end=True)
     assert request.stop_strings == ("\n", "END")
+    assert request.revise
 
 
 def test_session_ids_are_drawn_anew_even_for_the_same_ask(plain: ChatTokenizer) -> None:

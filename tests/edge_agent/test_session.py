@@ -39,9 +39,10 @@ from edge_agent.events import (
     TimerFired,
     Unplaced,
 )
+from edge_agent.outage import STALL
 from edge_agent.policy import Confidence, FixedLength
 from edge_agent.roundtrip import RoundTrip
-from edge_agent.session import OUTAGE_FAILURES, OUTAGE_WINDOW, TRANSITIONS, Session, State
+from edge_agent.session import TRANSITIONS, Session, State
 from schemas.limits import MAX_DRAFT_TOKENS
 from schemas.messages import Epoch, Refusal, Resync, StopRules, Verdict
 from tests.edge_agent.machine import (
@@ -786,21 +787,21 @@ def test_timer_fired_three_times_in_the_window_is_an_outage_that_keeps_trying() 
 
 def test_timer_fired_three_times_far_apart_is_no_outage() -> None:
     machine = awaiting()
-    for _ in range(2 * OUTAGE_FAILURES):
-        machine.now += OUTAGE_WINDOW / 2 + 0.1
+    for _ in range(2 * STALL.failures):
+        machine.now += STALL.window / 2 + 0.1
         machine.tell(TimerFired())
         assert machine.state() is State.AWAITING
 
 
 def test_timer_fired_outage_ends_with_a_verdict_and_is_forgotten() -> None:
     machine = awaiting()
-    for _ in range(OUTAGE_FAILURES):
+    for _ in range(STALL.failures):
         machine.tell(TimerFired())
     assert machine.state() is State.OUTAGE
     machine.tell(verdict(2, (21, 22, 23)))
     assert machine.state() is State.DRAFTING
     machine.draft(24, 25)
-    for _ in range(OUTAGE_FAILURES - 1):
+    for _ in range(STALL.failures - 1):
         machine.tell(TimerFired())
     assert machine.state() is State.AWAITING
 
@@ -854,7 +855,7 @@ def test_resync_outage_publishes_the_context_but_no_bundle() -> None:
 
 def test_resync_outage_of_unanswered_rounds_sends_again() -> None:
     machine = awaiting()
-    for _ in range(OUTAGE_FAILURES):
+    for _ in range(STALL.failures):
         machine.tell(TimerFired())
     assert sent(machine.tell(resync(number=4))) == [bundle(5, (21, 22), revision=1, timeout=16.0)]
 

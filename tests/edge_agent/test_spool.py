@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.spool import Progress, Spool, Spooled, SpoolError
-from schemas.messages import Sampling, StopRules
+from schemas.messages import ReleasedRange, Sampling, StopRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 ROOT = Path(__file__).parents[2]
 
@@ -323,3 +325,69 @@ def test_open_creates_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "spool.db"
     Spool(path).close()
     assert path.is_file()
+
+
+# Released tokens ------------------------------------------------------------------------------------------------------
+
+
+def test_released_tokens_are_remembered_as_ranges_that_do_not_touch(path: Path) -> None:
+    spool = Spool(path)
+    spool.add(request())
+    spool.add(request(2))
+    spool.save(ONE, 2, 0, (5, 6), None, released=True)
+    spool.save(ONE, 2, 2, (7,), None, released=True)
+    spool.save(ONE, 2, 3, (8,), None)
+    spool.save(ONE, 3, 4, (9,), "stop", released=True)
+    spool.save(request(2).session, 1, 3, (1,), None, released=True)
+    spool.close()
+    spool = Spool(path)
+    assert spool.progress(ONE).released == (ReleasedRange(0, 3), ReleasedRange(4, 5))
+    assert spool.progress(ONE).committed == (5, 6, 7, 8, 9)
+    assert spool.progress(request(2).session).released == (ReleasedRange(3, 4),)
+    spool.close()
+
+
+def test_released_tokens_and_their_range_are_all_or_nothing(spool: Spool) -> None:
+    """The tokens cannot be written, since there are some at that place."""
+    spool.add(request())
+    spool.save(ONE, 1, 0, (5, 6), None)
+    with pytest.raises(SpoolError):
+        spool.save(ONE, 2, 0, (7,), None, released=True)
+    assert spool.progress(ONE).released == ()
+
+
+def test_released_tokens_are_on_disk_before_they_are_shown(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No target would say them again after a power cut; what it confirmed it would."""
+    unfenced: list[bool] = []
+    plain = spool._unfenced
+
+    def watched() -> AbstractContextManager[None]:
+        unfenced.append(True)
+        return plain()
+
+    spool.add(request())
+    spool.save(ONE, 1, 0, (), None)
+    monkeypatch.setattr(spool, "_unfenced", watched)
+    spool.save(ONE, 1, 0, (5,), None, released=True)
+    assert unfenced == []
+    spool.save(ONE, 1, 1, (6,), None)
+    assert unfenced == [True]
+
+
+def test_prune_forgets_ranges_too(spool: Spool) -> None:
+    spool.add(request())
+    spool.save(ONE, 1, 0, (5,), "stop", released=True)
+    spool.finalize(ONE, b"{}")
+    spool.mark_delivered()
+    spool.prune(0)
+    assert spool._db.execute("SELECT count(*) FROM released").fetchone() == (0,)
+
+
+def test_request_of_an_earlier_release_is_read(spool: Spool) -> None:
+    """It knows nothing of apps that take text back."""
+    body = msgspec.msgpack.decode(msgspec.msgpack.encode(request()))
+    del body["revise"]
+    spool._db.execute(
+        "INSERT INTO request (id, session, body) VALUES (?, ?, ?)", ("ask-1", ONE, msgspec.msgpack.encode(body))
+    )
+    assert spool.unanswered() == [request()]

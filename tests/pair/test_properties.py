@@ -6,12 +6,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.pair.world import World
+from edge_agent.outage import OutageMode, OutageRules
+from tests.pair.world import WAYS, World
 
 RUNS = st.sampled_from([0, 0, 1, 5])
 POLICIES = st.sampled_from(
     ["fixed:1", "fixed:3", "fixed:8", "confidence:0.5:6", "cost-aware", "cost-aware", "cost-aware:3"]
 )
+OUTAGES = st.builds(OutageRules, st.sampled_from(OutageMode), st.sampled_from([1, 2, 3]))
+STOPS = st.sampled_from([(), (), ("ä",), ("ab", "E a")])
 
 
 class Pair(RuleBasedStateMachine):
@@ -19,15 +22,25 @@ class Pair(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(ties=st.booleans(), policy=POLICIES, run=RUNS)
-    def begin(self, ties: bool, policy: str, run: int) -> None:
+    @initialize(ties=st.booleans(), policy=POLICIES, run=RUNS, outage=OUTAGES)
+    def begin(self, ties: bool, policy: str, run: int, outage: OutageRules) -> None:
         self.world = World(ties=ties)
-        self.world.ask(5, 30, policy, run=run)
+        self.world.ask(5, 30, policy, run=run, outage=outage, revise=True)
 
     @precondition(lambda self: len(self.world.spool) < 4)
-    @rule(length=st.integers(1, 9), most=st.integers(1, 40), policy=POLICIES, run=RUNS)
-    def ask(self, length: int, most: int, policy: str, run: int) -> None:
-        self.world.ask(length, most, policy, run=run)
+    @rule(
+        length=st.integers(1, 9),
+        most=st.integers(1, 40),
+        policy=POLICIES,
+        run=RUNS,
+        outage=OUTAGES,
+        revise=st.booleans(),
+        stop=STOPS,
+    )
+    def ask(
+        self, length: int, most: int, policy: str, run: int, outage: OutageRules, revise: bool, stop: tuple[str, ...]
+    ) -> None:
+        self.world.ask(length, most, policy, run=run, outage=outage, revise=revise, stop=stop)
 
     @precondition(lambda self: self.world.up)
     @rule(data=st.data(), keep=st.booleans())
@@ -69,6 +82,10 @@ class Pair(RuleBasedStateMachine):
         session = data.draw(st.sampled_from(sorted(self.world.drafts)))
         for _ in range(times):
             self.world.draft(session, right=right)
+
+    @rule(way=st.sampled_from(WAYS), guesses=st.lists(st.sampled_from([True, True, False]), max_size=25))
+    def outage_lasts(self, way: str, guesses: list[bool]) -> None:
+        self.world.suffer(way, guesses)
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 0.6, 2.5, 40.0]))
     def time_passes(self, seconds: float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
+from edge_agent.answer import Answer
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import (
     ClearContext,
@@ -20,6 +21,7 @@ from edge_agent.effects import (
     Failed,
     Finished,
     Persist,
+    Preview,
     PublishContext,
     PublishDraft,
     StartTimer,
@@ -33,26 +35,54 @@ from edge_agent.events import (
     LinkDown,
     LinkUp,
     Placed,
+    StopFound,
     Terms,
     TimerFired,
     Unplaced,
 )
+from edge_agent.outage import STALL, OutageMode, OutageRules
 from edge_agent.policy import Outcome, Policy, parse_policy
-from edge_agent.session import Request, Session, State
+from edge_agent.request import Request
+from edge_agent.session import Session, State
 from schemas import codec
-from schemas.messages import DraftBundle, Refusal, Resync, SessionContext, StopRules, Verdict
+from schemas.messages import (
+    DraftBundle,
+    Refusal,
+    ReleasedRange,
+    Resync,
+    SessionContext,
+    Statistics,
+    Verdict,
+)
+from tests.pair.consumer import Consumer
 from verifier.admission import Target
 from verifier.ledger import Ledger, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from schemas.messages import AnswerEvent
     from verifier.ledger import Effect as LedgerEffect
 
 VOCABULARY = 50
 END = 0
 CONTEXT_LENGTH = 200
 TOKENIZER = "70ce11a5"
+NOTHING = Statistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+PIECES = (b"a", b"b", b" ", b"\xc3", b"\xa4", b"ab", b"\xe2\x82", b"\xac", b"E", b"\xf0\x9f")
+"""Bytes that tokens stand for: whole characters, parts of some, and what never becomes one."""
+WAYS = ("link", "verifier", "silence")
+"""How an outage comes about: something is gone, or nothing is heard."""
+
+
+def decode(tokens: Sequence[int]) -> str:
+    return b"".join(PIECES[token % len(PIECES)] for token in tokens if token != END).decode(errors="replace")
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """Cut a text before the stop string that is complete first."""
+    ends = [(text.find(word) + len(word), text.find(word)) for word in stop if word in text]
+    return text[: min(ends)[1]] if ends else text
 
 
 class ToyTarget:
@@ -80,10 +110,10 @@ class ToyTarget:
                 break
         return tuple(out)
 
-    def writes(self, prompt: Sequence[int], output: Sequence[int]) -> bool:
-        """Whether `output` is something the target may write after `prompt`, as far as it goes."""
+    def writes(self, prompt: Sequence[int], output: Sequence[int], released: Collection[int] = ()) -> bool:
+        """Whether `output` is something the target may write after `prompt`, except at the positions released."""
         return all(
-            token in self.legal((*prompt, *output[:i])) and (token != END or i == len(output) - 1)
+            (i in released or token in self.legal((*prompt, *output[:i]))) and (token != END or i == len(output) - 1)
             for i, token in enumerate(output)
         )
 
@@ -93,9 +123,21 @@ class Saved:
     """What survives a crash of the agent."""
 
     request: Request
+    stop: tuple[str, ...] = ()
+    rules: OutageRules = STALL
+    revise: bool = False
+    runs: int = 0
+    released: set[int] = field(default_factory=set)
+    fenced: int = 0  # the highest epoch that a verifier may know
     epoch: int = 0
     committed: list[int] = field(default_factory=list)
     finish: str | None = None
+
+    def ranges(self) -> tuple[ReleasedRange, ...]:
+        """The positions released, as ranges that do not touch."""
+        starts = [i for i in sorted(self.released) if i - 1 not in self.released]
+        ends = [i + 1 for i in sorted(self.released) if i + 1 not in self.released]
+        return tuple(ReleasedRange(start, end) for start, end in zip(starts, ends, strict=True))
 
 
 @dataclass
@@ -157,6 +199,8 @@ class World:
         self.boots = dict.fromkeys(("v0", "v1"), 0)
         self.spool: dict[bytes, Saved] = {}
         self.shown: dict[bytes, Shown] = {}
+        self.answers: dict[bytes, Answer] = {}
+        self.consumers: dict[bytes, Consumer] = {}
         self.sessions: dict[bytes, Session] = {}
         self.timers: dict[bytes, float] = {}
         self.drafts: dict[bytes, Draft] = {}
@@ -245,12 +289,25 @@ class World:
         for session in set(self.retained) - {s for s, saved in self.spool.items() if saved.finish is None}:
             self._clear(session)
 
-    def ask(self, length: int, most: int, policy: str, stop: tuple[int, ...] = (), *, run: int = 0) -> bytes:
+    def ask(
+        self,
+        length: int,
+        most: int,
+        policy: str,
+        *,
+        run: int = 0,
+        outage: OutageRules = STALL,
+        revise: bool = False,
+        stop: tuple[str, ...] = (),
+    ) -> bytes:
         """Ask for an answer of at most `most` tokens to a prompt of `length` tokens, drafted by a policy."""
         number = next(self._ids)
         session = number.to_bytes(8, "big")
         prompt = tuple(1 + (number * 7 + i * 3) % (VOCABULARY - 1) for i in range(length))
-        self.spool[session] = Saved(Request(session, prompt, most, TOKENIZER, stop=StopRules(stop)))
+        if outage.mode is OutageMode.REVISE and not revise:
+            outage = STALL
+        self.spool[session] = Saved(Request(session, prompt, most, TOKENIZER), stop, outage, revise)
+        self.consumers[session] = Consumer(revise=revise)
         self.shown[session] = Shown()
         self.policies[session] = Pupil(self, session, parse_policy(policy))
         self.runs[session] = run
@@ -258,17 +315,28 @@ class World:
         return session
 
     def _open(self, session: bytes) -> None:
-        saved = self.spool[session]
+        saved, committed = self.spool[session], tuple(self.spool[session].committed)
+        if saved.finish == "failed" or self.consumers[session].done is not None:
+            return
+        self.answers[session] = Answer("ask-1", decode, saved.stop, run=saved.runs)
+        saved.runs += 1
+        if saved.revise and saved.runs > 1:
+            self._say(session, self.answers[session].start_over(committed))
+        elif committed:
+            self._commit(session, 0, committed)
         if saved.finish is not None:
+            self._done(session, saved.finish)
             return
         self.sessions[session] = Session(
             saved.request,
             self.policies[session],
             nonce=self.nonce,
             epoch=saved.epoch,
-            committed=tuple(saved.committed),
+            committed=committed,
+            released=saved.ranges(),
             link_up=self.link_up,
             run=self.runs[session],
+            outage=saved.rules,
         )
         if self.placed is not None:
             self.tell(session, Placed(self.terms(self.placed)))
@@ -284,25 +352,32 @@ class World:
                 self._do(session, effect)
         except AgentCrashedError:
             self.start_agent()
+            return
+        if session in self.sessions and self.answers[session].stopped:
+            self.tell(session, StopFound())
 
     def tell_all(self, event: Event) -> None:
         for session in list(self.sessions):
             self.tell(session, event)
 
     def _do(self, session: bytes, effect: Effect) -> None:  # noqa: C901, PLR0912 -- one case per effect
-        if self.crash_after is not None:
-            self.crash_after -= 1
-            if self.crash_after < 0:
-                raise AgentCrashedError
+        self._may_crash()
         saved, shown = self.spool[session], self.shown[session]
         match effect:
-            case Persist(epoch, start, tokens, finish):
+            case Persist(epoch, start, tokens, finish, released):
                 assert start == len(saved.committed)
+                if released:
+                    assert saved.rules.mode is OutageMode.RELEASE
+                    assert epoch > saved.fenced, "no verifier may know the epoch in which tokens are released"
+                    saved.released |= set(range(start, start + len(tokens)))
                 saved.epoch = epoch
                 saved.committed += tokens
                 saved.finish = finish
             case PublishContext(context):
                 assert saved.epoch == context.epoch.counter, "an epoch must be durable before it is used"
+                assert context.committed == tuple(saved.committed[: len(context.committed)])
+                assert context.released == saved.ranges(), "nothing was released since the epoch was opened"
+                saved.fenced = context.epoch.counter
                 self.retained[session] = codec.encode(context)
                 self.up += [(name, session, self.retained[session]) for name in self.verifiers]
             case ClearContext():
@@ -320,13 +395,42 @@ class World:
                 assert tuple(saved.committed[index:]) == tokens, "only durable tokens may be shown"
                 for position, token in enumerate(tokens, index):
                     assert shown.tokens.setdefault(position, token) == token, "shown tokens never change"
+                self._commit(session, index, tokens)
+            case Preview(index, tokens):
+                assert saved.rules.mode is OutageMode.REVISE
+                if (event := self.answers[session].preview(index, tokens)) is not None:
+                    self._say(session, event)
             case Finished(reason):
                 shown.ends.append(reason)
                 del self.sessions[session]
+                self._done(session, reason)
             case Failed(code, sentence):
                 assert sentence
                 shown.ends.append(code)
                 del self.sessions[session]
+
+    def _may_crash(self) -> None:
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after < 0:
+                raise AgentCrashedError
+
+    def _say(self, session: bytes, event: AnswerEvent) -> None:
+        self.consumers[session].take(event)
+        self._may_crash()
+
+    def _commit(self, session: bytes, index: int, tokens: tuple[int, ...]) -> None:
+        if not self.answers[session].stopped:
+            for event in self.answers[session].commit(index, tokens):
+                self._say(session, event)
+
+    def _done(self, session: bytes, reason: str) -> None:
+        saved = self.spool[session]
+        assert reason in ("stop", "length", "cancelled")
+        last, done = self.answers[session].done(len(saved.committed), reason, NOTHING, "v0", saved.ranges())  # type: ignore[arg-type]
+        if last is not None:
+            self._say(session, last)
+        self._say(session, done)
 
     def _clear(self, session: bytes) -> None:
         self.retained.pop(session, None)
@@ -372,6 +476,18 @@ class World:
         self.placed = name
         self.tell_all(Placed(self.terms(name)) if name else Unplaced())
 
+    def suffer(self, way: str, guesses: Sequence[bool]) -> None:
+        """Let an outage begin and last, and every drafter guess on in it, right or wrong."""
+        if way == "link":
+            self.cut()
+        elif way == "verifier":
+            self.place(None)
+        for _ in range(4):
+            self.sleep(19)
+        for right in guesses:
+            for session in list(self.drafts):
+                self.draft(session, right=right)
+
     # Time ---------------------------------------------------------------------------------------------------------
 
     def sleep(self, seconds: float) -> None:
@@ -411,23 +527,30 @@ class World:
             request, shown = saved.request, self.shown[session]
             committed = tuple(saved.committed)
             assert len(committed) <= request.max_tokens
-            assert self.target.writes(request.prompt, committed)
-            if not self.target.ties:
+            assert self.target.writes(request.prompt, committed, saved.released)
+            if not (self.target.ties or saved.released):
                 assert committed == self.target.text(request.prompt, request.max_tokens)[: len(committed)]
             for position, token in shown.tokens.items():
                 assert committed[position] == token
             machine = self.sessions.get(session)
             if machine is not None:
                 assert machine.log.tokens() == committed
+                assert machine.released == saved.ranges()
+            consumer = self.consumers[session]
+            assert consumer.tokens[: consumer.final] == committed[: consumer.final]
+            assert cut(decode(committed), saved.stop).startswith(consumer.final_text)
 
     def check_ended(self) -> None:
         """What must hold in the end: every text whole, nothing retained, nothing remembered but tombstones."""
         for session, saved in self.spool.items():
             committed = tuple(saved.committed)
             assert saved.finish in ("stop", "length", "cancelled"), (saved.finish, self.shown[session].ends)
-            if saved.finish == "cancelled":
+            done, text = self.consumers[session].done, cut(decode(committed), saved.stop)
+            assert done is not None
+            assert (done.text, done.lossless, done.released) == (text, not saved.released, saved.ranges())
+            if saved.finish == "cancelled" or text != decode(committed):
                 continue
-            if self.target.ties:
+            if self.target.ties or saved.released:
                 assert committed[-1] == END or len(committed) == saved.request.max_tokens
             else:
                 assert committed == self.target.text(saved.request.prompt, saved.request.max_tokens)

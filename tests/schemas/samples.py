@@ -191,6 +191,7 @@ _choices = {
     "seed": st.none() | st.integers(0, 2**63 - 1),
     "stop": st.lists(_texts.filter(bool), max_size=limits.MAX_STOP_STRINGS).map(tuple),
     "ignore_end": st.booleans(),
+    "revise": st.booleans(),
 }
 asks = st.builds(Ask, prompt=_prompts, **_choices) | st.builds(
     Ask, messages=st.lists(_turns, min_size=1, max_size=4).map(tuple), **_choices
@@ -198,7 +199,7 @@ asks = st.builds(Ask, prompt=_prompts, **_choices) | st.builds(
 cancels = st.builds(Cancel, _requests)
 _event = (_requests, _counts)
 events: st.SearchStrategy[AnswerEvent] = st.one_of(
-    st.builds(TokenEvent, *_event, _counts, _counts, _texts, _many(256)),
+    st.builds(TokenEvent, *_event, _counts, _counts, _texts, _many(256), st.booleans()),
     st.builds(ReviseEvent, *_event, _counts, _counts, _texts, _many(256)),
     st.builds(
         DoneEvent,

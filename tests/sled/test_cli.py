@@ -35,7 +35,8 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "broker", "verifier", "agent", "ask", "demo", "model pull", "model export", "draft distill"]
+    "command",
+    ["", "broker", "verifier", "agent", "ask", "sweep", "demo", "model pull", "model export", "draft distill"],
 )
 def test_every_command_has_help(command: str) -> None:
     result = sled(*command.split(), "--help")
