@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,8 @@ from tests.integration.fleet import Fleet, answer, last
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edge_agent.service import Agent
 
 UNITS = ("_seconds", "_bytes", "_total", "_tokens", "_sessions", "_bundles", "_requests", "_up", "_created")
 
@@ -35,6 +38,7 @@ def test_counts_are_what_happened(fleet: Fleet) -> None:
         done = [answer(client, "pi", Ask(prompt=prompt, max_tokens=30))[1].statistics for prompt in ("abc", "def")]
         event = last(client, "pi", Ask(prompt="x" * 700))
     assert isinstance(event, ErrorEvent)
+    _wait_until_idle(agent)
     of_agent, of_verifier = samples(agent.metrics.registry), samples(verifier.metrics.registry)
     for name, expected in {
         "rounds": sum(s.rounds for s in done),
@@ -59,6 +63,14 @@ def test_counts_are_what_happened(fleet: Fleet) -> None:
     }
     assert sum(outcomes.values()) == 3
     assert outcomes["prompt_too_long"] == 1
+
+
+def _wait_until_idle(agent: Agent) -> None:
+    """An app hears of the end of its request just before the agent counts it."""
+    give_up = time.monotonic() + 10
+    while agent.queued:
+        assert time.monotonic() < give_up, "the last request must be retired"
+        time.sleep(0.01)
 
 
 def test_names_follow_the_conventions(fleet: Fleet) -> None:
