@@ -24,22 +24,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kit import flags
 from benchmarks.kit.asking import write
+from benchmarks.kit.command import conduct
 from benchmarks.kit.error import BenchError
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import prompts_of
 from benchmarks.kit.record import Drafted, Recorded, read_record
 from benchmarks.kit.separation import Bin, Sample, auc, bins
-from sled.errors import FAILED
 from sled.fleet import Device, Fleet, FleetOptions
 from sled.report import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
 MEASURES: Final = ("confidence", "entropy", "margin")
 _NATS: Final = 0.5
@@ -250,15 +251,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--bins", type=flags.positive, default=20, help="for each measure (default 20)")
     flags.add_prompts(parser)
     flags.add_system(parser)
-    parser.add_argument(
-        "--policy", type=flags.policy, default="fixed:8", help="when to stop drafting (default fixed:8)"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="what the verifier computes in"
-    )
+    flags.add_policy(parser, "fixed:8")
+    flags.add_dtype(parser)
     flags.add_sampling(parser)
     parser.add_argument("--devices", type=flags.positive, default=4, help="how many answer at once (default 4)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    flags.add_json(parser)
     return parser.parse_args(arguments)
 
 
@@ -278,24 +275,29 @@ def _show(result: Result, console: Console) -> None:
     console.print(table)
 
 
+def run(options: argparse.Namespace, console: Console) -> tuple[Result, list[Path]]:
+    """Run or read, and write; returns the result and the files it is in.
+
+    Raises:
+        BenchError: it cannot be written, or as `record`, `read_record` and `summarise`.
+    """
+    _prepare(options)
+    files, settings = (options.records, {}) if options.records else record(options, console)
+    result = summarise([each for file in files for each in read_record(file)], options.bins, settings)
+    return result, save(result, options.out, options.plot)
+
+
+def _conclude(outcome: tuple[Result, list[Path]], console: Console) -> int:
+    console.print("\n".join(str(file) for file in outcome[1]), highlight=False)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run or read, write, and print; 1 if that cannot be done."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
-    try:
-        _prepare(options)
-        files, settings = (options.records, {}) if options.records else record(options, console)
-        result = summarise([each for file in files for each in read_record(file)], options.bins, settings)
-        written = save(result, options.out, options.plot)
-    except BenchError as error:
-        print(f"sled: {error}", file=sys.stderr)  # noqa: T201
-        return FAILED
-    if options.json:
-        print(msgspec.json.encode(result).decode())  # noqa: T201
-    else:
-        _show(result, Console())
-    console.print("\n".join(str(file) for file in written), highlight=False)
-    return 0
+    return conduct(
+        options, run, lambda outcome, console: _show(outcome[0], console), _conclude, data=lambda one: one[0]
+    )
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kit import flags
-from benchmarks.kit.asking import Written
+from benchmarks.kit.asking import Written, sampling_of
+from benchmarks.kit.command import conduct
 from benchmarks.kit.error import BenchError
 from benchmarks.kit.faults.app import App
 from benchmarks.kit.faults.carry_out import CarryOut
@@ -37,13 +37,15 @@ from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import prompts_of
 from benchmarks.lossless import Kept, check
 from schemas.choice import noisy
-from schemas.messages import Sampling
 from sled.errors import FAILED, NOT_IDENTICAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rich.console import Console
+
     from benchmarks.kit.prompts import Prompt
+    from schemas.messages import Sampling
     from sled.reference import Reference
 
 _TURN: Final = 0.1
@@ -105,7 +107,7 @@ class Alone:
         ask, done = request.ask, request.answer.done
         assert done is not None
         assert ask.prompt is not None
-        sampling = Sampling(ask.temperature, ask.top_k, ask.top_p, ask.seed or 0)
+        sampling = sampling_of(ask)
         tokens = self.fill(ask.prompt, request.answer.tokens, done.statistics.tokens, sampling)
         written = Written(ask.prompt, sampling, tokens, done.text, done.finish_reason, done.statistics)
         return check(written, self._reference, self._plain, self._max_tokens, "float32").identical
@@ -173,7 +175,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--drafter", action="append", help="of the devices, as for `sled agent` (default lookup, which needs no model)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    flags.add_json(parser)
     return parser.parse_args(arguments)
 
 
@@ -229,24 +231,24 @@ def _counts(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counted.items()) or "none"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and check; 0 if all is well, 3 if a text is not the target's, 1 if something is missing, twice or undone."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
-    try:
-        result, folder = run(options, console)
-    except BenchError as error:
-        print(f"sled: {error}", file=sys.stderr)  # noqa: T201
-        return FAILED
-    if options.json:
-        print(msgspec.json.encode(msgspec.to_builtins(result) | {"logs": str(folder)}).decode())  # noqa: T201
-    else:
-        Console().print(_table(result))
+def _conclude(outcome: tuple[Result, Path], console: Console) -> int:
+    result, _ = outcome
     for complaint in result.complaints:
         console.print(complaint, highlight=False)
     if result.good:
         return 0
     return NOT_IDENTICAL if result.identical < result.completed else FAILED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and check; 0 if all is well, 3 if a text is not the target's, 1 if something is missing, twice or undone."""
+    return conduct(
+        _parse(sys.argv[1:] if arguments is None else arguments),
+        run,
+        lambda outcome, console: console.print(_table(outcome[0])),
+        _conclude,
+        data=lambda outcome: msgspec.to_builtins(outcome[0]) | {"logs": str(outcome[1])},
+    )
 
 
 if __name__ == "__main__":

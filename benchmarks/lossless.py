@@ -19,21 +19,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kit import flags
 from benchmarks.kit.asking import Written, write
-from benchmarks.kit.error import BenchError
+from benchmarks.kit.command import conduct
 from benchmarks.kit.positions import TOLERANCE, Outcome, judge
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import read_prompts
 from benchmarks.kit.rounds import Rounds
-from sled.errors import FAILED, NOT_IDENTICAL
+from sled.errors import NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rich.console import Console
 
     from sled.reference import Reference
 
@@ -225,7 +226,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     flags.add_sampling(parser)
     parser.add_argument("--devices", type=flags.positive, default=4, help="how many answer at once (default 4)")
     parser.add_argument("--alone", type=Path, help="file that keeps what plain `generate` writes, for further runs")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    flags.add_json(parser)
     return parser.parse_args(arguments)
 
 
@@ -284,22 +285,19 @@ def _table(result: Result) -> Table:
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the check; 0 if nothing diverged, 3 if something did or near-ties are too many, 1 if it cannot be made."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
-    try:
-        result = run(options, console)
-    except BenchError as error:
-        print(f"sled: {error}", file=sys.stderr)  # noqa: T201
-        return FAILED
-    if options.json:
-        print(msgspec.json.encode(result).decode())  # noqa: T201
-    else:
-        Console().print(_table(result))
+def _show(result: Result, console: Console) -> None:
+    console.print(_table(result))
+
+
+def _conclude(result: Result, console: Console) -> int:
     if too_many_ties(result):
         console.print(f"{result.near_ties} near-ties in {result.tokens} tokens are more than arithmetic explains")
     return NOT_IDENTICAL if result.diverged or too_many_ties(result) else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the check; 0 if nothing diverged, 3 if something did or near-ties are too many, 1 if it cannot be made."""
+    return conduct(_parse(sys.argv[1:] if arguments is None else arguments), run, _show, _conclude)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kit import flags
 from benchmarks.kit.asking import Written, write_one
+from benchmarks.kit.command import conduct
 from benchmarks.kit.drafting import Drafting
-from benchmarks.kit.error import BenchError
 from benchmarks.kit.link import Link
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import Prompt, prompts_of, warm_up
@@ -36,12 +35,14 @@ from benchmarks.kit.timing import Timing
 from benchmarks.kit.turns import rotated
 from schemas.messages import Ask
 from sled.client import Client
-from sled.errors import FAILED, NOT_IDENTICAL
+from sled.errors import NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
 from sled.report import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from rich.console import Console
 
 POLICIES: Final = (
     "cost-aware",
@@ -289,9 +290,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     flags.add_prompts(parser)
     flags.add_system(parser)
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="what the verifier computes in"
-    )
+    flags.add_dtype(parser)
     flags.add_threads(parser)
     parser.add_argument(
         "--warm-up",
@@ -299,7 +298,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=4,
         help="prompts that every policy answers first at each round-trip time, uncounted (default 4)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    flags.add_json(parser)
     options = parser.parse_args(arguments)
     if len(set(options.policies)) < len(options.policies):
         parser.error("a policy is named twice in --policies: name each once")
@@ -341,27 +340,20 @@ def _show(result: Result, console: Console) -> None:
         console.print(table)
 
 
+def _conclude(result: Result, console: Console) -> int:
+    if not wrong(result):
+        return 0
+    console.print(
+        f"{wrong(result)} answers differ from the first policy's to the same prompt: `sled bench lossless` finds "
+        "out which is not the target's",
+        highlight=False,
+    )
+    return NOT_IDENTICAL
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 3 if a float32 answer depends on the policy, or 1 if it cannot be measured."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
-    try:
-        result = run(options, console)
-    except BenchError as error:
-        print(f"sled: {error}", file=sys.stderr)  # noqa: T201
-        return FAILED
-    if options.json:
-        print(msgspec.json.encode(result).decode())  # noqa: T201
-    else:
-        _show(result, Console())
-    if wrong(result):
-        console.print(
-            f"{wrong(result)} answers differ from the first policy's to the same prompt: `sled bench lossless` finds "
-            "out which is not the target's",
-            highlight=False,
-        )
-        return NOT_IDENTICAL
-    return 0
+    return conduct(_parse(sys.argv[1:] if arguments is None else arguments), run, _show, _conclude)
 
 
 if __name__ == "__main__":

@@ -23,27 +23,28 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kit import flags
 from benchmarks.kit.answer import Answer
 from benchmarks.kit.asking import write_one
+from benchmarks.kit.command import conduct
 from benchmarks.kit.comparison import Comparison, Turn, by_source, compare
 from benchmarks.kit.drafting import Drafting
-from benchmarks.kit.error import BenchError
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import Prompt, prompts_of, warm_up
 from benchmarks.kit.record import Recorded, read_record
 from benchmarks.kit.turns import rotated
 from schemas.messages import Ask, Statistics
 from sled.client import Client
-from sled.errors import FAILED, NOT_IDENTICAL
+from sled.errors import NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
 from sled.report import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rich.console import Console
 
 _DEVICE: Final = "device"
 _PARTS: Final = (
@@ -209,12 +210,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     flags.add_prompts(parser)
     flags.add_system(parser)
-    parser.add_argument(
-        "--policy", type=flags.policy, default="cost-aware", help="when to stop drafting (default cost-aware)"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="what the target computes in, everywhere"
-    )
+    flags.add_policy(parser, "cost-aware")
+    flags.add_dtype(parser, "what the target computes in, everywhere")
     flags.add_threads(parser)
     parser.add_argument(
         "--verifier-threads",
@@ -224,7 +221,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--warm-up", type=flags.natural, default=3, help="prompts that each answers first, uncounted (default 3)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    flags.add_json(parser)
     return parser.parse_args(arguments)
 
 
@@ -280,27 +277,20 @@ def _show(result: Result, console: Console) -> None:
     )
 
 
+def _conclude(result: Result, console: Console) -> int:
+    if not wrong(result):
+        return 0
+    console.print(
+        f"{wrong(result)} of {result.prompts} answers are not what the target alone writes: "
+        "`sled bench lossless` finds where",
+        highlight=False,
+    )
+    return NOT_IDENTICAL
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 3 if a float32 answer is not the target's, or 1 if it cannot be measured."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
-    try:
-        result = run(options, console)
-    except BenchError as error:
-        print(f"sled: {error}", file=sys.stderr)  # noqa: T201
-        return FAILED
-    if options.json:
-        print(msgspec.json.encode(result).decode())  # noqa: T201
-    else:
-        _show(result, Console())
-    if wrong(result):
-        console.print(
-            f"{wrong(result)} of {result.prompts} answers are not what the target alone writes: "
-            "`sled bench lossless` finds where",
-            highlight=False,
-        )
-        return NOT_IDENTICAL
-    return 0
+    return conduct(_parse(sys.argv[1:] if arguments is None else arguments), run, _show, _conclude)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 -- typer reads annotations when the command runs
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import platformdirs
 import typer
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.address import Addresses
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 app = typer.Typer(
     name="sled",
@@ -588,129 +592,66 @@ def demo(
 # Measurements -----------------------------------------------------------------------------------------------------
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_MEASUREMENTS = {
+    "roundtrip": "Time a QoS 1 round trip over each broker",
+    "verify-step": "Compare a packed verify step with a padded forward that reads no cache",
+    "draft-token": "Time one draft token at several contexts",
+    "lossless": "Check that devices write exactly what the target alone writes",
+    "choose": "Time choosing tokens, greedy and sampled, beside the step they come from",
+    "batching": "Compare the batch policies with many devices",
+    "speedup": "Say how many times faster one device answers than the target alone",
+    "policies": "Compare the draft policies at several round-trip times",
+    "acceptance": "Show how acceptance depends on the drafter's confidence, entropy and margin",
+    "faults": "Kill, freeze and cut off everything under load, and count what was lost",
+}
+"""What each module of `benchmarks` does; it reads its options itself."""
 
 
-@bench.command("roundtrip", context_settings=_PASS_ON)
-def bench_roundtrip(context: typer.Context) -> None:
-    """Time a QoS 1 round trip over each broker (--help for options)."""
-    from benchmarks.roundtrip import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("verify-step", context_settings=_PASS_ON)
-def bench_verify_step(context: typer.Context) -> None:
-    """Compare a packed verify step with a padded forward that reads no cache (--help for options)."""
-    from benchmarks.verify_step import main as run
-
-    raise typer.Exit(run(context.args) or 0)
+def _add_measurement(name: str, does: str) -> None:
+    @bench.command(name, help=f"{does} (--help for options).", context_settings=_PASS_ON)
+    def measure(context: typer.Context) -> None:
+        module = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
+        raise typer.Exit(module.main(context.args) or 0)
 
 
-@bench.command("draft-token", context_settings=_PASS_ON)
-def bench_draft_token(context: typer.Context) -> None:
-    """Time one draft token at several contexts (--help for options)."""
-    from benchmarks.draft_token import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("lossless", context_settings=_PASS_ON)
-def bench_lossless(context: typer.Context) -> None:
-    """Check that devices write exactly what the target alone writes (--help for options)."""
-    from benchmarks.lossless import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("choose", context_settings=_PASS_ON)
-def bench_choose(context: typer.Context) -> None:
-    """Time choosing tokens, greedy and sampled, beside the step they come from (--help for options)."""
-    from benchmarks.choose import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("batching", context_settings=_PASS_ON)
-def bench_batching(context: typer.Context) -> None:
-    """Compare the batch policies with many devices (--help for options)."""
-    from benchmarks.batching import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("speedup", context_settings=_PASS_ON)
-def bench_speedup(context: typer.Context) -> None:
-    """Say how many times faster one device answers than the target alone (--help for options)."""
-    from benchmarks.speedup import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("policies", context_settings=_PASS_ON)
-def bench_policies(context: typer.Context) -> None:
-    """Compare the draft policies at several round-trip times (--help for options)."""
-    from benchmarks.policies import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("acceptance", context_settings=_PASS_ON)
-def bench_acceptance(context: typer.Context) -> None:
-    """Show how acceptance depends on the drafter's confidence, entropy and margin (--help for options)."""
-    from benchmarks.acceptance import main as run
-
-    raise typer.Exit(run(context.args) or 0)
-
-
-@bench.command("faults", context_settings=_PASS_ON)
-def bench_faults(context: typer.Context) -> None:
-    """Kill, freeze and cut off everything under load, and count what was lost (--help for options)."""
-    from benchmarks.faults import main as run
-
-    raise typer.Exit(run(context.args) or 0)
+for _name, _does in _MEASUREMENTS.items():
+    _add_measurement(_name, _does)
 
 
 # Plumbing ---------------------------------------------------------------------------------------------------------
 
 
+def _read(parse: Callable[[T], R], given: T, option: str, wrong: type[Exception] = ValueError) -> R:
+    """Read an option before anything is loaded: a typing mistake should not show only after a model was."""
+    try:
+        return parse(given)
+    except wrong as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
 def _address(text: str) -> Addresses:
     from broker.address import parse_addresses
 
-    try:
-        return parse_addresses(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--broker") from error
+    return _read(parse_addresses, text, "--broker")
 
 
 def _policy(text: str) -> None:
-    """See that `text` names a draft policy: a typing mistake should not show only after a model was loaded."""
     from edge_agent.policy import parse_policy
 
-    try:
-        parse_policy(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--policy") from error
+    _read(parse_policy, text, "--policy")
 
 
 def _record(path: Path | None) -> None:
-    """See that a record can be written, for the same reason."""
     from edge_agent.recorder import RecorderError, check_record
 
-    try:
-        if path is not None:
-            check_record(path)
-    except RecorderError as error:
-        raise typer.BadParameter(str(error), param_hint="--record") from error
+    if path is not None:
+        _read(check_record, path, "--record", RecorderError)
 
 
 def _drafters(texts: list[str] | None) -> tuple[str, ...]:
-    """See that each names a drafter, for the same reason."""
     from edge_agent.drafters.spec import parse_drafter
 
-    try:
-        return tuple(str(parse_drafter(text)) for text in texts or ())
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--drafter") from error
+    return tuple(str(_read(parse_drafter, text, "--drafter")) for text in texts or ())
 
 
 def _shipped(target: Path | None) -> str | None:
@@ -732,13 +673,9 @@ def _tokenizer(drafters: tuple[str, ...]) -> Path | None:
 
 
 def _batching(text: str) -> None:
-    """See that `text` names a batch policy, for the same reason."""
     from verifier.batching import parse_batching
 
-    try:
-        parse_batching(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--batching") from error
+    _read(parse_batching, text, "--batching")
 
 
 def _tell(as_object: dict[str, str], as_text: str, *, as_json: bool) -> None:

@@ -77,6 +77,11 @@ def write(
     return [written[number] for number in range(len(asks))]
 
 
+def sampling_of(ask: Ask) -> Sampling:
+    """Return how the tokens of an answer are chosen."""
+    return Sampling(ask.temperature, ask.top_k, ask.top_p, ask.seed or 0)
+
+
 def write_one(fleet: Fleet, client: Client, device: str, ask: Ask) -> Written:
     """Have one device answer one ask; the errors are those of `write`."""
     tokens: list[int] = []
@@ -89,10 +94,9 @@ def write_one(fleet: Fleet, client: Client, device: str, ask: Ask) -> Written:
                     watch.saw(len(event.tokens))
                 case DoneEvent():
                     timing = watch.stop()
-                    sampling = Sampling(ask.temperature, ask.top_k, ask.top_p, ask.seed or 0)
                     return Written(
                         ask.prompt or "",
-                        sampling,
+                        sampling_of(ask),
                         tuple(tokens),
                         event.text,
                         event.finish_reason,

@@ -40,6 +40,21 @@ def add_system(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logs", type=Path, help="folder in which to keep the logs of the processes")
 
 
+def add_policy(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--policy`."""
+    parser.add_argument("--policy", type=policy, default=default, help=f"when to stop drafting (default {default})")
+
+
+def add_dtype(parser: argparse.ArgumentParser, what: str = "what the verifier computes in") -> None:
+    """Add `--dtype`, with its help."""
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=what)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add `--threads` of the target and `--draft-threads` of a device."""
     parser.add_argument(
