@@ -12,12 +12,12 @@ from edge_agent.drafters.chain import Candidate, DrafterChain
 from edge_agent.drafters.drafter import DrafterError
 from edge_agent.drafters.lookup import LONGEST_MATCH, SHORTEST_MATCH, PromptLookup
 from edge_agent.drafters.lookup_first import LookupFirst
+from edge_agent.drafters.own_tokenizer import load_tokenizer, tokenizer_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge_agent.drafters.drafter import Drafter
-    from edge_agent.tokenizer import ChatTokenizer
 
 FORMS: Final = (
     "FOLDER or onnx:FOLDER, transformers:FOLDER, cross: before one of these for a model with another tokenizer "
@@ -163,7 +163,7 @@ def _open_across(folder: Path, target_folder: Path, opens: _Opens, given: _Given
             f"{folder} has no tokenizer.json, so what its tokens spell is not known; "
             "put the model's tokenizer beside it."
         )
-    own_chat, target_chat = _load_tokenizer(place), _load_tokenizer(target_folder)
+    own_chat, target_chat = load_tokenizer(place), load_tokenizer(target_folder)
     if own_chat.canonical_json == target_chat.canonical_json:  # then the way through text would only cost time
         return opens(folder, given.threads, given.vocab_limit)
     own = Vocabulary.load(place, own_chat.canonical_json)
@@ -200,23 +200,8 @@ _OPENERS: Final[dict[str, _Opens]] = {"onnx": _open_onnx, "transformers": _open_
 def _check_tokenizer(spec: DrafterSpec, folder: Path, tokenizer: str) -> None:
     """Refuse a model with another tokenizer: its ids would mean other words."""
     place = tokenizer_folder(folder)
-    if place is not None and _load_tokenizer(place).canonical_json != tokenizer:
+    if place is not None and load_tokenizer(place).canonical_json != tokenizer:
         raise DrafterError(
             f"The tokenizer in {place} is not the target's, so its token ids mean other words; "
             f"use a drafter with the target's tokenizer, or draft through text with {spec.across()}."
         )
-
-
-def _load_tokenizer(folder: Path) -> ChatTokenizer:
-    from edge_agent.tokenizer import ChatTokenizer, TokenizerError  # noqa: PLC0415 -- brings transformers
-
-    try:
-        return ChatTokenizer.load(folder)
-    except TokenizerError as error:
-        raise DrafterError(str(error)) from error
-
-
-def tokenizer_folder(model: Path) -> Path | None:
-    """Return where a model's tokenizer lies: in its folder, or beside or above its .onnx file; None if nowhere."""
-    places = [model.parent, model.parent.parent] if model.is_file() else [model]
-    return next((place for place in places if (place / "tokenizer.json").is_file()), None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tokenizers import Tokenizer
 
 from edge_agent.drafters.drafter import DrafterError
+from edge_agent.drafters.own_tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +103,8 @@ class Vocabulary:
         names = _read(folder / "tokenizer_config.json")
         begin, end = (_content(names.get(name)) for name in ("bos_token", "eos_token"))
         try:
-            return cls(written or _written(folder), begin=begin, end=end, ends=_stated_ends(folder))
+            written = written or load_tokenizer(folder).canonical_json
+            return cls(written, begin=begin, end=end, ends=_stated_ends(folder))
         except DrafterError as error:
             raise DrafterError(f"{folder} cannot be used across vocabularies. {error}") from error
 
@@ -376,15 +378,6 @@ def _marks_spaces(part: dict[str, Any]) -> bool:
 
 
 # What begins and ends a text --------------------------------------------------------------------------------------
-
-
-def _written(folder: Path) -> str:
-    from edge_agent.tokenizer import ChatTokenizer, TokenizerError  # noqa: PLC0415 -- brings transformers
-
-    try:
-        return ChatTokenizer.load(folder).canonical_json
-    except TokenizerError as error:
-        raise DrafterError(str(error)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pytest
 
 from edge_agent.drafters.drafter import DrafterError
 from edge_agent.drafters.lookup import LONGEST_MATCH
-from edge_agent.drafters.spec import DrafterSpec, open_drafter, parse_drafter, tokenizer_folder
+from edge_agent.drafters.own_tokenizer import tokenizer_folder
+from edge_agent.drafters.spec import DrafterSpec, open_drafter, parse_drafter
 from edge_agent.tokenizer import ChatTokenizer
 from tests.edge_agent.drafters.kinds import DECODER
 from tests.models.other_tokenizer import save_with_other_tokenizer
