@@ -26,6 +26,15 @@ def default_drafter(target: Path | None = None) -> Path | None:
     return SHIPPED if target is None or _same_tokenizer(target, SHIPPED) else None
 
 
+def default_choice(target: Path | None = None) -> str | None:
+    """Return what a device drafts with if nothing else was chosen, in the words of `--drafter`.
+
+    That is the shipped drafter behind a prompt lookup; None, and the rest, as for `default_drafter`.
+    """
+    folder = default_drafter(target)
+    return f"lookup+{folder}" if folder else None
+
+
 def _same_tokenizer(one: Path, other: Path) -> bool:
     files = [folder / "tokenizer.json" for folder in (one, other)]
     if not all(file.is_file() for file in files):

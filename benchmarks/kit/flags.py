@@ -130,10 +130,9 @@ def find_target(name: str | None) -> Path:
 
 def find_drafters(chosen: list[str] | None, target: Path) -> tuple[str, ...]:
     """Return what a device drafts with: what was chosen, or else what `sled agent` takes for this target."""
-    from models.default import default_drafter  # noqa: PLC0415 -- brings torch
+    from models.default import default_choice  # noqa: PLC0415 -- brings torch
     from models.export import export_drafter  # noqa: PLC0415 -- likewise
 
     if chosen:
         return tuple(chosen)
-    shipped = default_drafter(target)
-    return (f"lookup+{shipped}",) if shipped else (str(export_drafter(target)),)
+    return (default_choice(target) or str(export_drafter(target)),)
