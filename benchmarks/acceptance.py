@@ -35,7 +35,7 @@ from benchmarks.kit.prompts import prompts_of
 from benchmarks.kit.record import Drafted, Recorded, read_record
 from benchmarks.kit.separation import Bin, Sample, auc, bins
 from sled.fleet import Device, Fleet, FleetOptions
-from sled.report import ratio
+from sled.rounds import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

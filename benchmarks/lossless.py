@@ -27,9 +27,9 @@ from benchmarks.kit.command import conduct
 from benchmarks.kit.positions import TOLERANCE, Outcome, judge
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import read_prompts
-from benchmarks.kit.rounds import Rounds
 from sled.errors import NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
+from sled.rounds import Rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -30,14 +30,13 @@ from benchmarks.kit.drafting import Drafting
 from benchmarks.kit.link import Link
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import Prompt, prompts_of, warm_up
-from benchmarks.kit.rounds import Rounds
 from benchmarks.kit.timing import Timing
 from benchmarks.kit.turns import rotated
 from schemas.messages import Ask
 from sled.client import Client
 from sled.errors import NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
-from sled.report import ratio
+from sled.rounds import Rounds, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

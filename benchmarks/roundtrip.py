@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.mosquitto import find_mosquitto
-from broker.port import answers, claim
+from broker.port import await_answer, claim
 from sled.processes import Processes
 
 if TYPE_CHECKING:
@@ -67,14 +67,14 @@ def measure(engine: Engine, count: int) -> RoundTrip:
     """Time `count` echoes at each QoS through a broker started for this.
 
     Raises:
-        ProcessEndedError: the broker does not start.
+        ProcessEndedError: the broker ends at once.
+        TimeoutError: it does not answer within 30 s.
         queue.Empty: an echo did not come back within ten seconds.
     """
     with tempfile.TemporaryDirectory() as logs, Processes(Path(logs)) as processes:
         address = BrokerAddress(port=claim("127.0.0.1", 0))
         broker = processes.start("broker", "broker", "--engine", engine, "--port", str(address.port))
-        while not answers(address.host, address.port):
-            broker.check()
+        await_answer(address.host, address.port, within=30, check=broker.check)
         qos1, qos0 = (sorted(_echoes(address, qos, count)) for qos in (1, 0))
     percentiles = statistics.quantiles(qos1, n=100, method="inclusive")
     return RoundTrip(engine, count, statistics.median(qos1), percentiles[94], percentiles[98], statistics.median(qos0))

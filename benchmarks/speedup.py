@@ -39,7 +39,7 @@ from schemas.messages import Ask, Statistics
 from sled.client import Client
 from sled.errors import NOT_IDENTICAL
 from sled.fleet import Device, Fleet, FleetOptions
-from sled.report import ratio
+from sled.rounds import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

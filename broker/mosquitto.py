@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 import weakref
 from pathlib import Path
 from typing import Final, Self
@@ -16,7 +15,6 @@ from broker.errors import BrokerStartError
 from broker.limits import MAX_INFLIGHT_MESSAGES, MAX_PAYLOAD_BYTES, MAX_QUEUED_MESSAGES
 
 _START_SECONDS: Final = 10.0
-_POLL_SECONDS: Final = 0.02
 # Debian keeps daemons out of the PATH of ordinary users.
 _SBIN: Final = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
@@ -164,18 +162,17 @@ class MosquittoProcess:
         return self._state_dir.resolve()
 
     def _wait_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while not ports.answers(self.host, self.port):
-            if self.wait(_POLL_SECONDS):
+        def check() -> None:
+            if process.poll() is not None:
                 said = " / ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
                 raise BrokerStartError(
                     f"Mosquitto ended at once with exit code {process.returncode}: {said or 'it said nothing'}"
                 )
-            if time.monotonic() > deadline:
-                raise BrokerStartError(
-                    f"Mosquitto accepted no connection at {self.host}:{self.port} within {_START_SECONDS:g} s: "
-                    f"see {log}"
-                )
+
+        try:
+            ports.await_answer(self.host, self.port, within=_START_SECONDS, check=check)
+        except TimeoutError as error:
+            raise BrokerStartError(f"Mosquitto did not start ({error}): see {log}") from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from typing import Final
+import time
+from typing import TYPE_CHECKING, Final
 
 from broker.errors import BrokerStartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_POLL_SECONDS: Final = 0.02
 
 # CONNECT with protocol level 4, clean session, keepalive 10 s and client id "sled-probe" (MQTT 3.1.1, 3.1).
 _CONNECT: Final = b"\x10\x16\x00\x04MQTT\x04\x02\x00\x0a\x00\x0asled-probe"
@@ -66,3 +72,23 @@ def answers(host: str, port: int, timeout: float = 1.0) -> bool:
     except OSError:
         return False
     return answer == _CONNACK_ACCEPTED
+
+
+def await_answer(host: str, port: int, *, within: float, check: Callable[[], object]) -> None:
+    """Wait until a broker answers there.
+
+    Args:
+        host: of the broker.
+        port: of the broker.
+        within: seconds.
+        check: called while there is no answer; raises where waiting has become pointless.
+
+    Raises:
+        TimeoutError: none answered in time.
+    """
+    give_up = time.monotonic() + within
+    while not answers(host, port):
+        check()
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"no broker answered at {host}:{port} within {within:g} s")
+        time.sleep(_POLL_SECONDS)

@@ -401,6 +401,7 @@ def run_agent(
     metrics: MetricsPlace = None,
 ) -> None:
     """Draft on this device, have the drafts verified, and answer apps."""
+    from models.default import default_choice
     from schemas.topics import Topics, check_name
 
     check_name(device)
@@ -408,7 +409,7 @@ def run_agent(
     _policy(policy)
     _record(record)
     drafters = _drafters(drafter)
-    if not drafters and (shipped := _shipped(tokenizer)):
+    if not drafters and (shipped := default_choice(tokenizer)):
         drafters = (shipped,)
     from sled.run import AgentSettings
     from sled.run import run_agent as run
@@ -562,6 +563,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run a broker, a verifier and devices on this machine, and watch them answer."""
+    from models.default import default_choice
     from schemas.messages import Ask
     from sled.demo import DemoOptions, run_demo
     from sled.fleet import Device
@@ -570,7 +572,7 @@ def demo(
     _policy(policy)
     drafters = _drafters(drafter)
     folder = _pull(target)
-    if not drafters and (shipped := _shipped(folder)):
+    if not drafters and (shipped := default_choice(folder)):
         drafters = (shipped, shipped.removeprefix("lookup+"), "lookup")
     if not drafters:
         own = str(_export(folder))
@@ -654,17 +656,10 @@ def _drafters(texts: list[str] | None) -> tuple[str, ...]:
     return tuple(str(_read(parse_drafter, text, "--drafter")) for text in texts or ())
 
 
-def _shipped(target: Path | None) -> str | None:
-    """Return the drafter that comes with sled, behind a prompt lookup, where it fits; None is the default target."""
-    from models.default import default_drafter
-
-    folder = default_drafter(target)
-    return f"lookup+{folder}" if folder else None
-
-
 def _tokenizer(drafters: tuple[str, ...]) -> Path | None:
     """Return the tokenizer folder of the first drafter that has the target's."""
-    from edge_agent.drafters.spec import parse_drafter, tokenizer_folder
+    from edge_agent.drafters.own_tokenizer import tokenizer_folder
+    from edge_agent.drafters.spec import parse_drafter
 
     specs = (parse_drafter(text) for text in drafters)
     folders = (spec.folder for spec in specs if not spec.cross)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from msgspec import Struct
 
 from broker.address import BrokerAddress
-from broker.port import answers, claim
+from broker.port import await_answer, claim
 from broker.run import Engine as BrokerEngine
 from sled.processes import Processes
 from sled.scrape import Samples, scrape
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 START_WITHIN: Final = 300.0
 """Seconds that loading models may take."""
+
+_BROKER_STARTS_WITHIN: Final = 30.0
 
 
 class FleetError(Exception):
@@ -116,12 +118,10 @@ class Fleet:
     def _start(self, scratch: Path) -> None:
         options, port = self._options, self.address.port
         self._processes.start("broker", "broker", "--port", str(port), "--engine", self.engine)
-        give_up = time.monotonic() + 30
-        while not answers("127.0.0.1", port):
-            self.check()
-            if time.monotonic() > give_up:
-                raise FleetError("the broker did not start within 30 s: see its log with --logs DIR")
-            time.sleep(0.05)
+        try:
+            await_answer("127.0.0.1", port, within=_BROKER_STARTS_WITHIN, check=self.check)
+        except TimeoutError as error:
+            raise FleetError(f"the broker did not start ({error}): see its log with --logs DIR") from error
         metrics = ("--metrics", f"127.0.0.1:{self._metrics_port}")
         self._processes.start("verifier", *verifier_words("verifier", options, self.address), *metrics)
         for device in options.devices:

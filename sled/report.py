@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.messages import Statistics
+from sled.rounds import Rounds, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,21 +92,19 @@ class Report(Struct, frozen=True):
 def summarise(answers: Sequence[Answered], drafter: str) -> Summary:
     """Return sums and means over some answers."""
     every = [answer.statistics for answer in answers]
-    tokens = sum(s.tokens for s in every)
-    rounds = sum(s.rounds for s in every)
-    drafted = sum(s.drafted for s in every)
-    accepted = sum(s.accepted for s in every)
+    rounds = Rounds.of(every)
+    tokens = rounds.tokens
     further = sum(max(0, s.tokens - 1) for s in every)
     return Summary(
         drafter=drafter,
         answers=len(answers),
         tokens=tokens,
-        rounds=rounds,
-        drafted=drafted,
-        accepted=accepted,
-        mean_accepted_length=ratio(tokens - sum(s.generated for s in every), rounds),
-        mean_draft_length=ratio(drafted, rounds),
-        acceptance_rate=ratio(accepted, drafted),
+        rounds=rounds.rounds,
+        drafted=rounds.drafted,
+        accepted=rounds.accepted,
+        mean_accepted_length=rounds.mean_accepted_length,
+        mean_draft_length=rounds.mean_draft_length,
+        acceptance_rate=rounds.acceptance_rate,
         ttft_seconds=ratio(sum(s.ttft for s in every) / 1e6, len(every)),
         tpot_seconds=ratio(sum(s.duration - s.ttft for s in every) / 1e6, further),
         bytes_up_per_token=ratio(sum(s.bytes_up for s in every), tokens),
@@ -117,11 +116,6 @@ def all_identical(answers: Sequence[Answered]) -> bool | None:
     """Return whether every answer is the target's own text, or None if one was not checked."""
     checked = [answer.identical for answer in answers if answer.identical is not None]
     return all(checked) if answers and len(checked) == len(answers) else None
-
-
-def ratio(part: float, whole: float) -> float:
-    """Return part / whole to four decimals, 0 where there is nothing."""
-    return round(part / whole, 4) if whole else 0.0
 
 
 def table(report: Report) -> Table:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sled.report import ratio
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,3 +50,8 @@ class Rounds(msgspec.Struct, frozen=True):
     def acceptance_rate(self) -> float:
         """Accepted / drafted."""
         return ratio(self.accepted, self.drafted)
+
+
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole to four decimals, 0 where there is nothing."""
+    return round(part / whole, 4) if whole else 0.0

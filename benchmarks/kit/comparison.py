@@ -9,10 +9,9 @@ import msgspec
 
 from benchmarks.kit.answer import Answer
 from benchmarks.kit.prompts import Prompt
-from benchmarks.kit.rounds import Rounds
 from benchmarks.kit.timing import Timing
 from schemas.messages import Statistics
-from sled.report import ratio
+from sled.rounds import Rounds, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sled.report import ratio
+from sled.rounds import ratio
 
 if TYPE_CHECKING:
     from sled.scrape import Samples

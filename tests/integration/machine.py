@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
-from broker.port import answers, claim
+from broker.port import await_answer, claim
 from schemas.messages import AnswerEvent, Ask, DoneEvent, TokenEvent
 
 if TYPE_CHECKING:
@@ -39,11 +38,7 @@ class Machine:
 
     def start_broker(self) -> Process:
         process = self._processes.start("broker", "broker", "--port", str(self.port), "--engine", self._engine)
-        give_up = time.monotonic() + 30
-        while not answers("127.0.0.1", self.port):
-            process.check()
-            assert time.monotonic() < give_up, "the broker must start"
-            time.sleep(0.05)
+        await_answer("127.0.0.1", self.port, within=30, check=process.check)
         return process
 
     def start_verifier(self, name: str = "verifier", *options: str) -> Process:

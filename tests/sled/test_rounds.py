@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.kit.rounds import Rounds
 from schemas.messages import Statistics
+from sled.rounds import Rounds
 
 
 def test_means_are_per_round_over_all_answers() -> None:

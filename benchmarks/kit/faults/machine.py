@@ -18,7 +18,7 @@ from benchmarks.kit.flags import cores
 from benchmarks.kit.link import Link
 from broker.address import BrokerAddress
 from broker.mosquitto import find_mosquitto, render_config
-from broker.port import answers, claim
+from broker.port import await_answer, claim
 from sled.client import Client
 from sled.fleet import START_WITHIN, Device, FleetOptions, agent_words, verifier_words
 from sled.processes import Process
@@ -104,12 +104,10 @@ class Machine:
         config.write_text(render_config(self.address.port, persistence_dir=state))
         self._add(stack, BROKER, "broker", partial(Mosquitto, program, config, self._folder / "broker.log"))
         self.start(BROKER)
-        give_up = time.monotonic() + _START_WITHIN
-        while not answers(self.address.host, self.address.port):
-            self.check()
-            if time.monotonic() > give_up:
-                raise BenchError(f"the broker did not start within {_START_WITHIN:g} s: see {self._folder}/broker.log")
-            time.sleep(0.05)
+        try:
+            await_answer(self.address.host, self.address.port, within=_START_WITHIN, check=self.check)
+        except TimeoutError as error:
+            raise BenchError(f"the broker did not start ({error}): see {self._folder}/broker.log") from error
 
     def _set_up_roles(self, stack: contextlib.ExitStack) -> None:
         plan, target = self._run.plan, Path(self._run.target)
