@@ -33,6 +33,8 @@ _SAVE_SHARE = 0.01
 """Of the time, at most, for checkpoints, but for one every `_SAVE_SECONDS`."""
 
 _JUDGE_SECONDS = 1800.0
+_JUDGE_SHARE = 0.05
+"""Of the time, at most, for points of the curve."""
 _CURVE_POINTS = 20
 
 
@@ -78,6 +80,7 @@ class Lesson:
         self._curve_file.write_bytes(b"".join(map(_line, self.curve)))
         self._title = _title(self.curve[-1]) if self.curve else "Training"
         self._judged = time.monotonic()
+        self._judge_at = 0.0
         self._save_at = 0.0
         self._done = self.trainer.done
 
@@ -89,9 +92,11 @@ class Lesson:
 
     def _watch(self, trainer: Trainer, done: float) -> None:
         now = time.monotonic()
-        if done - self._done >= 1 / _CURVE_POINTS or now - self._judged > _JUDGE_SECONDS or done >= 1:
-            self._done, self._judged = done, now
+        due = done - self._done >= 1 / _CURVE_POINTS or now - self._judged > _JUDGE_SECONDS
+        if done >= 1 or (due and now > self._judge_at):
             self._judge()
+            self._done, self._judged = done, time.monotonic()
+            self._judge_at = self._judged + (self._judged - now) / _JUDGE_SHARE
         if now > self._save_at or done >= 1:
             started = time.monotonic()
             trainer.save(self._checkpoint)

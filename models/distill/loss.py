@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import cross_entropy
 
 TOKEN_SHARE = 0.3
 """Share of the loss on the target's token itself; the rest is on its distribution."""
@@ -28,3 +29,14 @@ def distillation_loss(
     imitated = (torch.softmax(chances, dim=-1) * logits.gather(1, rows)).sum(dim=-1)
     hit = logits.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
     return (torch.logsumexp(logits, dim=-1) - (1 - share) * imitated - share * hit).mean()
+
+
+def token_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy against the target's tokens alone, which needs no pass of the target.
+
+    Args:
+        logits: [N, K] of the student.
+        wanted: int64 [N], the row of the target's token; positions with -1 do not count.
+    """
+    total = cross_entropy(logits.float(), wanted, ignore_index=-1, reduction="sum")
+    return total / (wanted >= 0).sum().clamp(min=1)

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from models.distill.batches import collate, plan_epoch
 from models.distill.forward import answer_states
-from models.distill.loss import TOKEN_SHARE, distillation_loss
+from models.distill.loss import TOKEN_SHARE, distillation_loss, token_loss
 from models.distill.quantise import INT4, Rounded
 from models.distill.student import layer_prefix
 from models.error import ModelError
@@ -43,7 +43,9 @@ class Recipe(msgspec.Struct, frozen=True):
         warm_up: steps until it is reached.
         decay: share of the training, at its end, in which it falls to nothing.
         average: how much of the running average of the weights a step keeps.
-        token_share: see `distillation_loss`.
+        tokens_first: share of the training, at its start, on the target's tokens alone: they are written already,
+            while its distribution costs a pass of the target for every text.
+        token_share: after that, see `distillation_loss`.
         seed: of the order of the texts.
         bits: that the weights of the layers will be stored in; with 4, the training learns to live with it.
         rounded: share of the training, at its end, in which weights are used as they will be stored.
@@ -52,11 +54,12 @@ class Recipe(msgspec.Struct, frozen=True):
 
     tokens: int
     minutes: float | None = None
-    batch: int = 2048
-    rate: float = 6e-4
-    warm_up: int = 50
+    batch: int = 768
+    rate: float = 1e-3
+    warm_up: int = 40
     decay: float = 0.25
     average: float = 0.998
+    tokens_first: float = 0.75
     token_share: float = TOKEN_SHARE
     seed: int = 0
     bits: int = 8
@@ -170,11 +173,14 @@ class Trainer:
         state, recipe = self.state, self.recipe
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.rate * rate_factor(state.step, done, recipe)
-        rows, chances = (tensor.to(self.student.device) for tensor in self.teacher.look_up(indices))
         batch = self.read(collate([self._texts[index] for index in indices], self._prefix))
         self.student.train()
         logits = self._logits(batch)
-        loss = distillation_loss(logits, batch.wanted, rows, chances, token_share=recipe.token_share)
+        if done < recipe.tokens_first:
+            loss = token_loss(logits, batch.wanted)
+        else:
+            rows, chances = (tensor.to(self.student.device) for tensor in self.teacher.look_up(indices))
+            loss = distillation_loss(logits, batch.wanted, rows, chances, token_share=recipe.token_share)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()

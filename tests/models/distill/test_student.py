@@ -10,7 +10,7 @@ import torch
 
 from models.distill.batches import collate
 from models.distill.forward import answer_states
-from models.distill.loss import distillation_loss
+from models.distill.loss import distillation_loss, token_loss
 from models.distill.student import cut_student, spread_layers
 from models.distill.student_folder import Shape, fix_shape
 from models.distill.teacher import Teacher
@@ -130,11 +130,30 @@ def test_loss_is_the_cross_entropy_against_token_and_distribution() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_training_learns_its_texts(target: PreTrainedModel, tmp_path: Path, dtype: str) -> None:
-    trainer = trainer_of(target, tmp_path, Recipe(tokens=4000, batch=256, rate=3e-3, warm_up=5, dtype=dtype))
+    recipe = Recipe(tokens=4000, batch=256, rate=3e-3, warm_up=5, tokens_first=0, dtype=dtype)
+    trainer = trainer_of(target, tmp_path, recipe)
     before = distilled_loss(trainer)
     trainer.run(lambda trainer, done: None)
     trainer.finish()
     assert distilled_loss(trainer) < 0.7 * before
+
+
+def test_training_begins_with_the_tokens_alone(target: PreTrainedModel, tmp_path: Path) -> None:
+    trainer = trainer_of(target, tmp_path, Recipe(tokens=4000, batch=256, rate=3e-3, warm_up=5, tokens_first=0.6))
+    texts = random_texts(24)
+    before = np.mean(np.concatenate(trainer.agreement(texts, prefix=3)))
+    asked = []
+    trainer.run(lambda trainer, done: asked.append((done, trainer.teacher.computed)))
+    assert all((count == 0) == (done < 0.6) for done, count in asked[:-1] if not 0.5 < done < 0.7)
+    trainer.finish()
+    assert np.mean(np.concatenate(trainer.agreement(texts, prefix=3))) > before + 0.2
+
+
+def test_loss_on_tokens_leaves_out_those_that_cannot_be_written() -> None:
+    logits, wanted = torch.randn(3, 7), torch.tensor([2, -1, 5])
+    expected = -torch.log_softmax(logits, -1)[[0, 2], [2, 5]].mean()
+    torch.testing.assert_close(token_loss(logits, wanted), expected)
+    assert token_loss(logits, torch.tensor([-1, -1, -1])) == 0
 
 
 def distilled_loss(trainer: Trainer) -> float:
