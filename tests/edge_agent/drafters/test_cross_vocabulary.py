@@ -135,6 +135,8 @@ def test_propose_after_any_rollback_is_as_from_scratch(
 ) -> None:
     """Keep some of the sequence, draft on, append anything (half characters and special tokens too), and draft."""
     assume("▁" not in text)
+    if own == "sentencepiece":  # it begins a text after a special token with a space, but a model writes none there
+        assume(all(vocabulary(target).piece(token) is not None for _, _, appended in steps for token in appended))
     known = vocabulary(target).encode(b"The" + text.encode())
     full = vocabulary(own).opening(first=True) + b"The" + text.encode()
 
