@@ -31,7 +31,7 @@ from benchmarks.kit.faults.checker import Request, Result
 from benchmarks.kit.faults.checker import check as count
 from benchmarks.kit.faults.logs import JsonLines, Run, read_logs, write_run
 from benchmarks.kit.faults.machine import Machine
-from benchmarks.kit.faults.plan import DEFAULT, EXPLAINED, read_plan
+from benchmarks.kit.faults.plan import DEFAULT, EXPLAINED, find_plan, read_plan
 from benchmarks.kit.faults.schedule import draw_asks, draw_faults
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import prompts_of
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from benchmarks.kit.faults.use import Use
     from benchmarks.kit.prompts import Prompt
     from schemas.messages import Sampling
     from sled.reference import Reference
 
 _TURN: Final = 0.1
 """Seconds after which the processes are looked after, though nothing comes."""
+_SAMPLE: Final = 5.0
+"""Seconds between two looks at what they take of the machine."""
 
 
 # The run ----------------------------------------------------------------------------------------------------------
@@ -75,11 +78,14 @@ def break_things(run: Run, prompts: Sequence[Prompt], folder: Path, console: Con
 
 def _watch(app: App, carry_out: CarryOut, machine: Machine, patience: float) -> None:
     """Let faults come and answers go until both have ended, or nothing has come for so long."""
-    quiet_since = app.began
+    quiet_since = sampled = app.began
     while not (app.finished and carry_out.finished):
         now = time.monotonic()
         carry_out.turn(now - app.began)
         machine.check()
+        if now - sampled >= _SAMPLE:
+            machine.sample()
+            sampled = now
         quiet_since = max(quiet_since, app.heard_at) if carry_out.finished else now
         if now - quiet_since > patience:
             return
@@ -165,7 +171,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "if a text is not the\ntarget's, and with 1 if something is missing or came twice, or the run cannot be made.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--plan", type=Path, default=DEFAULT, help="plan file (default: the one that comes with sled)")
+    parser.add_argument(
+        "--plan",
+        type=find_plan,
+        default=DEFAULT,
+        help="plan file, or the name of one that comes with sled: default, soak",
+    )
     parser.add_argument("--seed", type=flags.natural, help="of times, victims and sampling (default: the plan's)")
     parser.add_argument("--out", type=Path, help="folder for the raw log (default: a new one for temporary files)")
     parser.add_argument("--check", type=Path, metavar="DIR", help="run nothing: only check the raw log in DIR")
@@ -222,9 +233,18 @@ def _table(result: Result) -> Table:
             (f"recovery, {kind}", f"median {each.median:.2f} s, p95 {each.p95:.2f} s ({each.affected} requests)")
             for kind, each in result.recovery.items()
         ),
+        *((f"memory and files, {role}", _used(each)) for role, each in result.use.items() if each.lives),
     ):
         table.add_row(name, value)
     return table
+
+
+def _used(use: Use) -> str:
+    return (
+        f"{use.mib_first:.0f} to {use.mib_last:.0f} MiB ({use.mib_per_hour:+.1f} per hour, at most "
+        f"{use.mib_per_hour_most:+.1f}), {use.files_first:.0f} to {use.files_last:.0f} files; lives of "
+        f"{use.seconds / 60:.0f} min: {use.lives}"
+    )
 
 
 def _counts(counted: Mapping[str, int]) -> str:

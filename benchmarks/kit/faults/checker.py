@@ -26,6 +26,7 @@ import msgspec
 
 from benchmarks.kit.faults.answer import Answer
 from benchmarks.kit.faults.logs import Asked, Heard
+from benchmarks.kit.faults.use import Use, use_of
 from benchmarks.kit.link_log import Changed, LinkEvent, Published
 from schemas import codec
 from schemas.errors import WireError
@@ -112,6 +113,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         moved: times that a device turned to another verifier between two bundles.
         tokens: of completed answers.
         recovery: of all faults, and by kind.
+        use: memory and open files, by role.
         seconds: from the first ask to the last event.
         complaints: what is wrong, in sentences, the first `SHOWN`.
     """
@@ -135,6 +137,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     moved: int
     tokens: int
     recovery: dict[str, Recovery]
+    use: dict[str, Use]
     seconds: float
     seed: int
     complaints: list[str]
@@ -341,6 +344,7 @@ def check(logs: Logs, identical: Identical) -> Result:
         moved=sum(each.moves for each in sent.values()),
         tokens=sum(answer.done.statistics.tokens for answer in answers if answer.done is not None),
         recovery=recoveries(struck, list(requests.values()), sent),
+        use=use_of(logs.samples),
         seconds=round(max(ends) - min(request.asked_at for request in requests.values()), 3) if ends else 0.0,
         seed=logs.run.plan.seed,
         complaints=complaints[:SHOWN],

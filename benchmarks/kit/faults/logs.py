@@ -2,7 +2,8 @@
 
     DIR/run.json            what was run
     DIR/app.jsonl           what was asked, and every answer event as it came
-    DIR/process-NAME.jsonl  when a process was started, killed, frozen and let go on; its own words are in DIR/NAME.log
+    DIR/process-NAME.jsonl  when a process was started, killed, frozen and let go on, and what it took of the machine
+                            meanwhile; its own words are in DIR/NAME.log
     DIR/link-NAME.jsonl     every PUBLISH through a device's link and what became of it, cuts and settings
 
 All times are seconds of one clock, `time.monotonic` of the machine that everything ran on.
@@ -96,6 +97,20 @@ class Done(msgspec.Struct, frozen=True, tag_field="event", tag="process"):
     what: Literal["started", "killed", "frozen", "thawed", "ended"]
 
 
+class Sampled(msgspec.Struct, frozen=True, tag_field="event", tag="sample"):
+    """What a process took at a moment: resident memory in bytes, and open file descriptors."""
+
+    at: float
+    role: Role
+    name: str
+    pid: int
+    rss: int
+    files: int
+
+
+ProcessEvent: TypeAlias = Done | Sampled
+
+
 # Files ------------------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +121,7 @@ class JsonLines:
         self._file = path.open("ab", buffering=0)
         self._lock = threading.Lock()
 
-    def add(self, event: AppEvent | LinkEvent | Done) -> None:
+    def add(self, event: AppEvent | LinkEvent | ProcessEvent) -> None:
         """Add one line; after `close` it is left out."""
         line = msgspec.json.encode(event) + b"\n"
         with self._lock:
@@ -127,13 +142,15 @@ class Logs(msgspec.Struct, frozen=True):
     Attributes:
         run: what was run.
         app: in the order of time.
-        processes: all of them together, in the order of time.
+        processes: what was done to them, all together, in the order of time.
+        samples: what they took, likewise.
         links: by device, each in the order of time.
     """
 
     run: Run
     app: list[AppEvent]
     processes: list[Done]
+    samples: list[Sampled]
     links: dict[str, list[LinkEvent]]
 
 
@@ -160,21 +177,23 @@ def read_logs(folder: Path) -> Logs:
         BenchError: a file is missing or is no such log.
     """
     run = _decode(folder / "run.json", _read(folder / "run.json"), _RUN)
-    processes = [event for path in sorted(folder.glob("process-*.jsonl")) for event in _lines(path, _DONE)]
+    about = [event for path in sorted(folder.glob("process-*.jsonl")) for event in _lines(path, _PROCESS)]
+    processes = _in_time([event for event in about if isinstance(event, Done)])
+    samples = _in_time([event for event in about if isinstance(event, Sampled)])
     links = {path.stem.removeprefix("link-"): _in_time(_lines(path, _LINK)) for path in folder.glob("link-*.jsonl")}
     missing = set(run.plan.device_names) - set(links)
     if missing or not processes:
         what = f"the log of the link of {min(missing)}" if missing else "the logs of the processes"
         raise BenchError(f"{what} is missing in {folder}: give the folder that --out named in the run")
-    return Logs(run, _in_time(_lines(folder / "app.jsonl", _APP)), _in_time(processes), links)
+    return Logs(run, _in_time(_lines(folder / "app.jsonl", _APP)), processes, samples, links)
 
 
 T = TypeVar("T")
 _RUN: Final = msgspec.json.Decoder(Run)
 _APP: Final[msgspec.json.Decoder[AppEvent]] = msgspec.json.Decoder(AppEvent)
-_DONE: Final = msgspec.json.Decoder(Done)
+_PROCESS: Final[msgspec.json.Decoder[ProcessEvent]] = msgspec.json.Decoder(ProcessEvent)
 _LINK: Final[msgspec.json.Decoder[LinkEvent]] = msgspec.json.Decoder(LinkEvent)
-E = TypeVar("E", AppEvent, Done, LinkEvent)
+E = TypeVar("E", AppEvent, Done, Sampled, LinkEvent)
 
 
 def _in_time(events: list[E]) -> list[E]:

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+import psutil
+
 from benchmarks.kit.error import BenchError
-from benchmarks.kit.faults.logs import Done, JsonLines
+from benchmarks.kit.faults.logs import Done, JsonLines, Sampled
 from benchmarks.kit.flags import cores
 from benchmarks.kit.link import Link
 from broker.address import BrokerAddress
@@ -189,6 +191,18 @@ class Machine:
         for member in self._members.values():
             if member.process is not None:
                 member.process.check()
+
+    def sample(self) -> None:
+        """Write down what every process takes of the machine."""
+        for name, member in self._members.items():
+            if member.process is None:
+                continue
+            try:
+                seen = psutil.Process(member.process.pid)
+                rss, files = seen.memory_info().rss, seen.num_fds()
+            except psutil.Error:  # it ended just now: `check` tells
+                continue
+            member.log.add(Sampled(time.monotonic(), member.role, name, member.process.pid, rss, files))
 
     def _process(self, name: str) -> Process:
         process = self._members[name].process

@@ -209,6 +209,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.verifier_names if fault.role == "verifier" else ("broker",)
 
 
+def find_plan(name: str) -> Path:
+    """Return the file of a plan: a path, or the name of one that comes with sled (`default`, `soak`)."""
+    shipped = DEFAULT.with_name(f"{name}.yaml")
+    return shipped if shipped.parent == DEFAULT.parent and shipped.is_file() else Path(name)
+
+
 def read_plan(path: Path) -> Plan:
     """Return the plan in a file.
 

@@ -81,7 +81,7 @@ def result(
     identical: Callable[[Request], bool] = lambda _: True,
 ) -> Result:
     links = {"device-1": [], "device-2": []} | (links or {})
-    return check(Logs(RUN, answers() if app is None else app, processes or [], links), identical)
+    return check(Logs(RUN, answers() if app is None else app, processes or [], [], links), identical)
 
 
 def changed(old: int, *new: AppEvent) -> list[AppEvent]:

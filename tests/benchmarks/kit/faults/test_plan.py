@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from benchmarks.kit.error import BenchError
-from benchmarks.kit.faults.plan import DEFAULT, EXPLAINED, Cut, Kill, Loss, Plan, read_plan
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from benchmarks.kit.faults.plan import DEFAULT, EXPLAINED, Cut, Kill, Loss, Plan, find_plan, read_plan
 
 
 def test_the_default_plan_is_as_hard_as_was_promised() -> None:
@@ -114,3 +111,14 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path: Path) -> 
     for missing in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(BenchError, match="cannot be read"):
             read_plan(missing)
+
+
+@pytest.mark.parametrize("name", ["default", "soak"])
+def test_shipped_plans_are_found_by_name(name: str) -> None:
+    assert find_plan(name).name == f"{name}.yaml"
+    assert read_plan(find_plan(name)).faults
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "../default", "nothing"])
+def test_other_names_are_paths(name: str) -> None:
+    assert find_plan(name) == Path(name)
