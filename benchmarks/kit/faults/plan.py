@@ -211,8 +211,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def find_plan(name: str) -> Path:
     """Return the file of a plan: a path, or the name of one that comes with sled (`default`, `soak`)."""
-    shipped = DEFAULT.with_name(f"{name}.yaml")
-    return shipped if shipped.parent == DEFAULT.parent and shipped.is_file() else Path(name)
+    shipped = {path.stem: path for path in DEFAULT.parent.glob("*.yaml")}
+    return shipped.get(name, Path(name))
 
 
 def read_plan(path: Path) -> Plan:
