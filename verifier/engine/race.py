@@ -1,4 +1,4 @@
-"""The winner among all tokens of a row, for sampling that leaves none out: compiled, for logits on a CPU.
+"""The winner among all tokens of a row, for sampling that leaves out none, or few: compiled, for logits on a CPU.
 
 Without top-k and top-p, tens of thousands of tokens may still win, and each needs its word of noise, 160 rows of them
 in a step of 32 sessions. numpy takes some eighty passes for that. Compiled, a tile of tokens is one pass through
@@ -28,6 +28,8 @@ LEAST_TEMPERATURE: Final = 1e-3
 
 _TILE = 64
 _KEPT = 1024
+_ROUGHNESS = 1e-4
+"""Of all mass; far more than what float32 gets wrong in the exponentials and their sum."""
 _SLACK = 1e-6
 """The bounds are kept so much too low, which is far more than their rounding."""
 _WORDS = 2.0**32
@@ -55,6 +57,29 @@ def winner(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
     tokens = tokens[:count]
     drawn = scaled(logits[tokens].astype(np.float64), highest, sampling.temperature) + gumbel_of(words[:count])
     return int(tokens[drawn == drawn.max()].min())
+
+
+def nucleus_winner(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    """Return the token of `schemas.choice.sample`, for sampling with top-p alone, where top-p leaves out little.
+
+    Whoever wins among all tokens wins among those that top-p keeps, if it is one of them; it is if all that go before
+    it have less than `top_p` of the mass. So nothing need be sorted, unless the winner is not, or not surely, kept.
+
+    Args:
+        logits: [V], the highest of them finite.
+        sampling: temperature, top_p and seed count.
+        position: output position of the token, from 0.
+    """
+    if sampling.temperature < LEAST_TEMPERATURE:
+        return sample(logits, sampling, position)
+    token = winner(logits, sampling, position)
+    scores = (logits - logits.max()) / np.float32(sampling.temperature)
+    weights = np.exp(scores)
+    # Equal scores go before it by their ids; that they all do is a bound.
+    before = float(weights[scores >= scores[token]].sum()) - float(weights[token])
+    if before < (sampling.top_p - _ROUGHNESS) * float(weights.sum()):
+        return token
+    return sample(logits, sampling, position)
 
 
 def warm_up() -> None:

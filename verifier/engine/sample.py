@@ -16,7 +16,7 @@ import torch
 
 from schemas.choice import sample as sample_row
 from verifier.engine.philox import noise
-from verifier.engine.race import winner
+from verifier.engine.race import nucleus_winner, winner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -235,8 +235,7 @@ def _one_by_one(blocks: Blocks, draws: Draws) -> torch.Tensor:
 
     def one(index: int) -> int:
         row = draws.rows[index]
-        unrestricted = not row.sampling.top_k and row.sampling.top_p == 1
-        take = winner if unrestricted else sample_row
+        take = sample_row if row.sampling.top_k else winner if row.sampling.top_p == 1 else nucleus_winner
         return take(logits[index].float().numpy(), row.sampling, row.position)
 
     return torch.tensor(list(_pool(torch.get_num_threads()).map(one, range(len(logits)))))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from schemas.choice import noisy, sample
 from schemas.messages import Sampling
 from schemas.noise import philox
-from verifier.engine.race import LEAST_TEMPERATURE, _fill, winner
+from verifier.engine import race
+from verifier.engine.race import LEAST_TEMPERATURE, _fill, nucleus_winner, winner
 
 
 def row(seed: int, width: int, spread: float) -> np.ndarray:
@@ -28,6 +29,34 @@ def test_winner_is_the_rules(seed: int, position: int, temperature: float, width
     logits = row(seed % 1000, width, spread)
     sampling = Sampling(temperature, 0, 1.0, seed)
     assert winner(logits, sampling, position) == int(noisy(logits, sampling, position).argmax())
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    temperature=st.sampled_from([1e-9, LEAST_TEMPERATURE, 0.8, 1.5, 100.0]),
+    top_p=st.sampled_from([1e-9, 0.05, 0.5, 0.95, 1 - 1e-12]),
+    width=st.sampled_from([1, 2, 63, 65, 1000]),
+    spread=st.sampled_from([0.0, 1e-6, 1.0, 5.0, 1e30]),
+    steps=st.sampled_from([0, 3]),
+)
+def test_nucleus_winner_is_the_rules(
+    seed: int, temperature: float, top_p: float, width: int, spread: float, steps: int
+) -> None:
+    logits = row(seed % 1000, width, spread)
+    if steps:  # many equal scores, so that it matters which of them top-p keeps
+        logits = np.round(logits / max(spread, 1) * steps).astype(np.float32)
+    sampling = Sampling(temperature, 0, top_p, seed)
+    assert nucleus_winner(logits, sampling, 3) == int(noisy(logits, sampling, 3).argmax())
+
+
+def test_nucleus_winner_sorts_nothing_unless_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(race, "sample", lambda *row: asked.append(row) or sample(*row))
+    logits = row(1, 49152, 1.0)
+    for position in range(40):
+        sampling = Sampling(1.5, 0, 0.95, 7)
+        assert nucleus_winner(logits, sampling, position) == sample(logits, sampling, position)
+    assert 0 < len(asked) < 10, "about one in twenty"
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
