@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from broker.errors import BrokerError
     from broker.inbox import Acknowledge
     from broker.message import Will
+    from broker.receipt import Receipt
     from broker.tls import Tls
 
 _log = logging.getLogger(__name__)
@@ -217,11 +218,15 @@ class Bridge:
         expiry: float | None = None,
         response_topic: str | None = None,
         correlation: bytes | None = None,
+        receipt: Receipt | None = None,
     ) -> None:
         """Send a message; never blocks, works from any thread and inside handlers.
 
         While the connection is down QoS 1 waits for it, in order, and QoS 0 is dropped. `expiry`, `response_topic` and
         `correlation` are those of `broker.message.Outgoing`; over MQTT 3.1.1 they are left out.
+
+        A broker that does not acknowledge a message gets it again after the next connect, and not before
+        (MQTT-4.4.0-1). Until then `flush` waits for it in vain; a `receipt` tells of its own message alone.
 
         Raises:
             OutgoingQueueFull: too many messages wait for the broker; this one was not taken.
@@ -230,7 +235,7 @@ class Bridge:
             ValueError: a topic is empty, too long or contains a wildcard, the QoS is neither 0 nor 1, or the expiry is
                 not above 0.
         """
-        message = Outgoing(topic, payload, qos, retain, expiry, response_topic, correlation)
+        message = Outgoing(topic, payload, qos, retain, expiry, response_topic, correlation, receipt)
         message.check(self._max_payload)
         if self._phase == "stopped":
             raise BrokerUnreachable(f"the bridge to {self.address} was stopped: nothing more is sent to {topic!r}")
@@ -458,6 +463,8 @@ class Bridge:
                 f"the broker at {self.address} has not acknowledged the messages before it, so the one to "
                 f"{message.topic!r} was not taken: wait until it has, or publish less"
             )
+        if message.receipt is not None:
+            message.receipt.watch(info)
         # MQTT_ERR_NO_CONN: the connection was lost this moment. paho has queued the message if its QoS is 1.
         lost_now = info.rc == MQTTErrorCode.MQTT_ERR_NO_CONN and message.qos == 0
         return None if lost_now else info.mid

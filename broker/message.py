@@ -10,6 +10,8 @@ from broker.errors import PayloadTooLarge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.receipt import Receipt
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -48,6 +50,7 @@ class Outgoing:
         expiry: seconds after which the broker forgets the message, retained or waiting (MQTT 5, 3.3.2.3.3).
         response_topic: where an answer is wanted.
         correlation: what the answer should carry, or, in an answer, what the request carried.
+        receipt: that its sender holds, if any.
     """
 
     topic: str
@@ -57,6 +60,7 @@ class Outgoing:
     expiry: float | None = None
     response_topic: str | None = None
     correlation: bytes | None = None
+    receipt: Receipt | None = field(default=None, repr=False, compare=False)
 
     def check(self, max_payload: int) -> None:
         """See that a broker will take it.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
+
+from msgspec import Struct
 
 from edge_agent.answer import Answer
 from edge_agent.effects import (
@@ -40,6 +42,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+REFRESHES: Final = 3
+"""How often a context is published again within its time to live: one that is lost on the way does no harm."""
+
+
+class _Kept(Struct, frozen=True):
+    """The context as it was published last, for the broker to have it again.
+
+    Attributes:
+        life: its time to live, in seconds.
+        due: when to publish it again.
+    """
+
+    payload: bytes
+    life: float
+    due: float
+
 
 class Surroundings(Protocol):
     """What a conversation needs of its agent."""
@@ -63,8 +81,12 @@ class Surroundings(Protocol):
         """Return the time in seconds, of a clock that never goes back."""
         ...
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Send a message; what cannot be sent is logged."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry: float | None = None) -> None:
+        """Send a message, which the broker may forget after `expiry` seconds; what cannot be sent is logged."""
+        ...
+
+    def say(self, request: str, payload: bytes, *, last: bool = False) -> None:
+        """Send an answer event to whoever asked, the last one until the broker has it."""
         ...
 
     def draft(self, session: bytes, wish: Draft) -> None:
@@ -87,6 +109,7 @@ class Conversation:
         """Take a request up, from the beginning or from where an earlier run of the agent left it."""
         self.request = request
         self.timer: float | None = None
+        self._kept: _Kept | None = None
         self.bytes_down = 0
         self._bytes_up = 0
         self._around = around
@@ -170,6 +193,15 @@ class Conversation:
             self.timer = None
             self.receive(TimerFired())
 
+    def refresh(self) -> None:
+        """Publish the context again, as it was, well within its time to live: the broker may have lost it.
+
+        An MQTT 5 broker forgets it by itself when that is over, and elsewhere a sweeper may clear it.
+        """
+        kept = self._kept
+        if kept is not None and kept.due <= self._around.now() and self._around.link_up:
+            self._keep_context(kept.payload, kept.life)
+
     def fail(self, code: str, sentence: str) -> None:
         """End the request for a reason outside the session."""
         if self.over:
@@ -188,11 +220,12 @@ class Conversation:
             case Persist(epoch, start, tokens, finish, released):
                 around.spool.save(session, epoch, start, tokens, finish, released=released)
             case PublishContext(context):
-                self._publish_counted(around.topics.session(around.device, session), codec.encode(context), retain=True)
+                self._keep_context(codec.encode(context), context.ttl / 1e6)
             case ClearContext():
                 self._clear_context()
             case PublishDraft(verifier, bundle):
-                self._publish_counted(around.topics.draft(around.device, verifier), codec.encode(bundle))
+                topic, life = around.topics.draft(around.device, verifier), max(1.0, bundle.time_left / 1e6)
+                self._publish_counted(topic, codec.encode(bundle), expiry=life)
             case Draft():
                 around.draft(session, effect)
             case StartTimer(delay):
@@ -213,12 +246,23 @@ class Conversation:
             case _:
                 assert_never(effect)
 
-    def _clear_context(self) -> None:
-        self._around.publish(self._around.topics.session(self._around.device, self.request.session), b"", retain=True)
+    @property
+    def _context_topic(self) -> str:
+        return self._around.topics.session(self._around.device, self.request.session)
 
-    def _publish_counted(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def _keep_context(self, payload: bytes, life: float) -> None:
+        self._kept = _Kept(payload, life, self._around.now() + life / REFRESHES)
+        self._publish_counted(self._context_topic, payload, retain=True, expiry=life)
+
+    def _clear_context(self) -> None:
+        self._kept = None
+        self._around.publish(self._context_topic, b"", retain=True)
+
+    def _publish_counted(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry: float | None = None
+    ) -> None:
         self._bytes_up += len(payload)
-        self._around.publish(topic, payload, retain=retain)
+        self._around.publish(topic, payload, retain=retain, expiry=expiry)
 
     # What the app sees --------------------------------------------------------------------------------------------
 
@@ -276,7 +320,7 @@ class Conversation:
                 self._around.spool.finalize(self.request.session, payload)
             except SpoolError as error:
                 _log.error("the end of request %s may be said again after a restart: %s", self.request.id, error)
-        self._around.publish(self._around.topics.answer(self._around.device, self.request.id), payload)
+        self._around.say(self.request.id, payload, last=final)
 
     def _statistics(self) -> Statistics:
         now, tally = self._around.now(), self._session.tally

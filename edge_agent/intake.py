@@ -5,13 +5,19 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from broker.message import is_topic
+from edge_agent.reply import Reply
 from edge_agent.spool import Spooled
+from schemas.errors import InvalidTopic
 from schemas.limits import ID_BYTES, MAX_CONTEXT_TOKENS
 from schemas.messages import Sampling, StopRules
+from schemas.topics import Family
 
 if TYPE_CHECKING:
+    from broker.message import Message
     from edge_agent.tokenizer import ChatTokenizer
     from schemas.messages import Ask
+    from schemas.topics import Topics
 
 
 class AskError(ValueError):
@@ -29,6 +35,36 @@ class AskError(ValueError):
 def new_request_id() -> str:
     """Return an id for a request that came without one."""
     return secrets.token_hex(6)
+
+
+def reply_wanted(message: Message, topics: Topics, device: str) -> Reply:
+    """Return where an ask wants its answer besides the answer topic, and what the answer shall carry.
+
+    The device publishes there in its own name, which may reach further than the app's. So a Response Topic below the
+    root must be one of the device's answer topics, and one that begins with `$` is the broker's own (MQTT 5, 4.7.2).
+
+    Raises:
+        AskError: nothing of ours may be published there.
+    """
+    topic = message.response_topic
+    if topic is None:
+        return Reply(correlation=message.correlation)
+    below_root = f"{topic}/".startswith(topics.root + "/")
+    if not is_topic(topic) or topic.startswith("$") or (below_root and not _is_answer(topic, topics, device)):
+        raise AskError(
+            "invalid_response_topic",
+            f"no answer is published to {topic[:100]!r}: give a response topic without wildcards that does not begin "
+            f"with $ and is not below {topics.root!r}, or one that matches {topics.answer(device, '+')!r}",
+        )
+    return Reply(topic, message.correlation)
+
+
+def _is_answer(topic: str, topics: Topics, device: str) -> bool:
+    try:
+        parsed = topics.parse(topic)
+    except InvalidTopic:
+        return False
+    return parsed.family is Family.ANSWER and parsed.device == device
 
 
 def spooled(ask: Ask, request: str, tokenizer: ChatTokenizer, digest: str, *, max_tokens: int) -> Spooled:

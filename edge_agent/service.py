@@ -20,13 +20,15 @@ from broker.mailbox import Down, Mailbox, Stop, Up
 from broker.message import Message, Will
 from broker.tls import Tls
 from edge_agent.conversation import Conversation
+from edge_agent.delivery import Delivery
 from edge_agent.drafters.chain import DrafterChain
 from edge_agent.drafting import DraftingThread
 from edge_agent.events import Cancelled, ContextLost, Drafted, DrafterLost, Event, LinkDown, LinkUp, Placed, Unplaced
-from edge_agent.intake import AskError, new_request_id, spooled
+from edge_agent.intake import AskError, new_request_id, reply_wanted, spooled
 from edge_agent.metrics import AgentMetrics
 from edge_agent.outage import STALL, OutageRules
 from edge_agent.placement import Placement
+from edge_agent.reply import Reply
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.spool import SpoolError
 from edge_agent.tally import Tally
@@ -48,6 +50,7 @@ from schemas.topics import Family, Topics, check_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.receipt import Receipt
     from edge_agent.drafters.drafter import Drafter
     from edge_agent.effects import Draft
     from edge_agent.policy import Policy
@@ -60,7 +63,6 @@ MISFIT_GRACE: Final = 2.0
 """Seconds an agent waits for a fitting verifier after it has seen only others: announcements arrive one by one."""
 ANNOUNCED_AGAIN: Final = 2.0
 """Seconds after a reconnect in which every verifier that is still there has announced itself again."""
-KEPT_REQUESTS: Final = 1_000
 
 
 class AgentOptions(Struct, frozen=True):
@@ -142,7 +144,6 @@ class Agent:
         self._active: Conversation | None = None
         self.link_up = False
         self._misfit_since: float | None = None
-        self._undelivered = False
         self._announced_drafter = drafter.name
         self._drafting = DraftingThread(
             drafter,
@@ -150,6 +151,7 @@ class Agent:
             self.metrics.draft_token_seconds.observe,
         )
         self._bridge = self._make_bridge()
+        self._delivery = Delivery(self.device, self.topics, spool, self.publish, clock)
 
     def _make_bridge(self) -> Bridge:
         topics, device = self.topics, self.device
@@ -195,7 +197,6 @@ class Agent:
         self._recall()
         for request in self.spool.unanswered():
             self._waiting.append(request)
-        self._undelivered = bool(self.spool.undelivered())
         self._drafting.start()
         self._bridge.start()
         self._begin_next()
@@ -217,6 +218,10 @@ class Agent:
         except BrokerError as error:
             _log.warning("the offline state could not be published: %s", error)
         self._bridge.stop()
+        try:
+            self._delivery.note()
+        except SpoolError as error:
+            _log.warning("%s", error)
         self._keep_calibration()
         self.spool.close()
 
@@ -244,7 +249,8 @@ class Agent:
             if item is not None:
                 self._take(item)
             self._check_timers()
-            self._note_delivery()
+            if self.link_up:
+                self._delivery.check()
         except SpoolError as error:
             _log.error("%s", error)
             self._fail_active("spool_failed", str(error))
@@ -285,9 +291,7 @@ class Agent:
         self._doubt_until = self._clock() + ANNOUNCED_AGAIN
         _log.info("device %s is connected to the broker at %s", self.device, self._bridge.address)
         self._publish_state()
-        for _, final in self.spool.undelivered():
-            event = codec.decode_event(final)
-            self.publish(self.topics.answer(self.device, event.request), final)
+        self._delivery.resume()
         self._tell(LinkUp())
 
     def _check_drafter(self) -> None:
@@ -306,6 +310,7 @@ class Agent:
             self._place()
         if self._active is not None:
             self._active.check_timer()
+            self._active.refresh()
             self._retire()
         self._place_anew()
         if self._active is not None and self._active.queued:
@@ -325,12 +330,6 @@ class Agent:
         if self._active is not None:
             self._active.fail(code, sentence)
             self._retire()
-
-    def _note_delivery(self) -> None:
-        if self._undelivered and self.link_up and self._bridge.flush(0):
-            self.spool.mark_delivered()
-            self.spool.prune(KEPT_REQUESTS)
-            self._undelivered = False
 
     # Messages -----------------------------------------------------------------------------------------------------
 
@@ -419,31 +418,35 @@ class Agent:
 
     def _ask(self, message: Message) -> None:
         """Spool a request, then acknowledge it: from here on it survives a crash."""
-        request = new_request_id()
+        request, reply = new_request_id(), Reply(correlation=message.correlation)
         try:
+            reply = reply_wanted(message, self.topics, self.device)
             ask = codec.decode_ask(message.payload)
             request = ask.id or request
-            self._accept(spooled(ask, request, self._tokenizer, self._digest, max_tokens=self._options.max_tokens))
+            prepared = spooled(ask, request, self._tokenizer, self._digest, max_tokens=self._options.max_tokens)
+            self._accept(prepared, reply)
         except (WireError, AskError) as error:
-            self._decline(codec.ask_id(message.payload) or request, error.code, str(error))
+            self._decline(codec.ask_id(message.payload) or request, reply, error.code, str(error))
         except SpoolError as error:
-            self._decline(request, "spool_failed", str(error))
+            self._decline(request, reply, "spool_failed", str(error))
         except Exception:  # noqa: BLE001 -- one bad ask must not fail the request under way
             _log.exception("request %s could not be taken in", request)
-            self._decline(request, "internal_error", "the agent made a mistake and has logged it: ask something else")
+            sentence = "the agent made a mistake and has logged it: ask something else"
+            self._decline(request, reply, "internal_error", sentence)
         message.acknowledge()
 
-    def _decline(self, request: str, code: str, sentence: str) -> None:
+    def _decline(self, request: str, reply: Reply, code: str, sentence: str) -> None:
         _log.warning("request %s was refused (%s): %s", request, code, sentence)
-        event = ErrorEvent(request, 0, code, sentence[:1000])
-        self.publish(self.topics.answer(self.device, request), codec.encode_json(event))
+        self._delivery.send(request, codec.encode_json(ErrorEvent(request, 0, code, sentence[:1000])), reply)
 
-    def _accept(self, request: Spooled) -> None:
+    def _accept(self, request: Spooled, reply: Reply) -> None:
         known = self.spool.find(request.id)
         if known is not None:
             _log.info("request %s was asked again", request.id)
+            if reply.topic is not None:
+                self.spool.readdress(request.id, reply)
             if known.final is not None:
-                self.publish(self.topics.answer(self.device, request.id), known.final)
+                self._delivery.say(request.id, known.final, last=True)
             return
         if len(self._waiting) >= self._options.max_queue:
             raise AskError(
@@ -451,7 +454,7 @@ class Agent:
                 f"device {self.device} has {len(self._waiting)} requests waiting, which is all it takes: "
                 "ask again when some are answered",
             )
-        self.spool.add(request)
+        self.spool.add(request, reply)
         self._waiting.append(request)
         _log.info(
             "request %s: %d prompt tokens, at most %d of answer", request.id, len(request.prompt), request.max_tokens
@@ -468,7 +471,6 @@ class Agent:
                 self._waiting.remove(waiting)
                 Conversation(waiting, self).receive(Cancelled())
                 self.metrics.requests.labels("cancelled").inc()
-                self._undelivered = True
                 return
         _log.info("request %s cannot be cancelled: it is not known or has ended", request)
 
@@ -502,7 +504,6 @@ class Agent:
             self._active = None
             self._keep_calibration()
             self._placement.let_go()
-            self._undelivered = True
             self._begin_next()
 
     # What is counted ----------------------------------------------------------------------------------------------
@@ -533,12 +534,34 @@ class Agent:
         """Return the time in seconds, of a clock that never goes back."""
         return self._clock()
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Send a message; one that cannot be sent is logged and lost, which the protocol survives."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry: float | None = None,
+        correlation: bytes | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
+        """Send a message; one that cannot be sent is logged and lost, which the protocol survives.
+
+        Args:
+            topic: where to.
+            payload: what.
+            retain: whether the broker keeps it.
+            expiry: seconds after which an MQTT 5 broker forgets it.
+            correlation: what an MQTT 5 app wanted its answer to carry.
+            receipt: says later whether the broker has it.
+        """
         try:
-            self._bridge.publish(topic, payload, retain=retain)
+            self._bridge.publish(topic, payload, retain=retain, expiry=expiry, correlation=correlation, receipt=receipt)
         except BrokerError as error:
             _log.warning("a message to %s was not sent: %s", topic, error)
+
+    def say(self, request: str, payload: bytes, *, last: bool = False) -> None:
+        """Send an answer event to whoever asked, the last one until the broker has it."""
+        self._delivery.say(request, payload, last=last)
 
     def doubt(self, verifier: str, seconds: float | None) -> None:
         """Look for another verifier at the next turn: this one does not answer, or asks to be left alone."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from edge_agent.reply import NOWHERE_ELSE, Reply
 from schemas.messages import ReleasedRange, Sampling, StopRules
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ CREATE TABLE IF NOT EXISTS request (
     runs INTEGER NOT NULL DEFAULT 0,
     finish TEXT,
     final BLOB,
-    delivered INTEGER NOT NULL DEFAULT 0
+    delivered INTEGER NOT NULL DEFAULT 0,
+    response_topic TEXT,
+    correlation BLOB
 );
 CREATE TABLE IF NOT EXISTS piece (
     session BLOB NOT NULL,
@@ -58,6 +61,8 @@ CREATE TABLE IF NOT EXISTS calibration (
 ) WITHOUT ROWID;
 """
 _FORMAT = 1
+_LATER_COLUMNS = {"response_topic": "TEXT", "correlation": "BLOB"}
+"""Of `request`, with which the format has grown since; an earlier release reads past them."""
 
 
 class SpoolError(Exception):
@@ -135,6 +140,7 @@ class Spool:
                     "update the agent, or move the file away to start with an empty one"
                 )
             db.executescript(_SCHEMA)
+            _add_later_columns(db)
             db.execute(f"PRAGMA user_version={_FORMAT}")
         except (sqlite3.Error, OSError, SpoolError) as error:
             if db is not None:
@@ -156,18 +162,44 @@ class Spool:
         """Close the file."""
         self._db.close()
 
-    def add(self, request: Spooled) -> bool:
-        """Take in a request; False if one with its id is known already.
+    def add(self, request: Spooled, reply: Reply = NOWHERE_ELSE) -> bool:
+        """Take in a request, and where its answer is wanted; False if one with its id is known already.
 
         Raises:
             SpoolError: the disk did not take it; so with all that write.
         """
         with self._transaction():
             cursor = self._db.execute(
-                "INSERT OR IGNORE INTO request (id, session, body) VALUES (?, ?, ?)",
-                (request.id, request.session, msgspec.msgpack.encode(request)),
+                "INSERT OR IGNORE INTO request (id, session, body, response_topic, correlation) VALUES (?, ?, ?, ?, ?)",
+                (request.id, request.session, msgspec.msgpack.encode(request), reply.topic, reply.correlation),
             )
         return cursor.rowcount == 1
+
+    def readdress(self, request: str, reply: Reply) -> None:
+        """Note that the answer to the request with this id is wanted elsewhere from now on."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE request SET response_topic = ?1, correlation = ?2 "
+                "WHERE id = ?3 AND (response_topic IS NOT ?1 OR correlation IS NOT ?2)",
+                (reply.topic, reply.correlation, request),
+            )
+
+    def reply(self, request: str) -> Reply:
+        """Return where the answer to the request with this id is wanted, as far as it is known.
+
+        Raises:
+            SpoolError: the disk does not say.
+        """
+        try:
+            row = self._db.execute(
+                "SELECT response_topic, correlation FROM request WHERE id = ?", (request,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise SpoolError(
+                f"where request {request} is to be answered cannot be read from the spool {self._where} ({error}): "
+                "check the disk"
+            ) from error
+        return Reply(*row) if row else NOWHERE_ELSE
 
     def save(
         self,
@@ -213,10 +245,13 @@ class Spool:
         with self._transaction():
             self._db.execute("UPDATE request SET final = ? WHERE session = ?", (final, session))
 
-    def mark_delivered(self) -> None:
-        """Note that every final event so far has reached the broker."""
+    def mark_delivered(self, requests: Iterable[str]) -> None:
+        """Note that the final events of the requests with these ids have reached the broker."""
         with self._transaction():
-            self._db.execute("UPDATE request SET delivered = 1 WHERE final IS NOT NULL AND delivered = 0")
+            self._db.executemany(
+                "UPDATE request SET delivered = 1 WHERE id = ? AND final IS NOT NULL AND delivered = 0",
+                [(request,) for request in requests],
+            )
 
     def mark_run(self, session: bytes) -> None:
         """Count that this run of the agent takes the request up."""
@@ -315,3 +350,11 @@ class Spool:
             raise SpoolError(
                 f"the spool {self._where} could not be written ({error}): check that the disk is not full"
             ) from error
+
+
+def _add_later_columns(db: sqlite3.Connection) -> None:
+    """Bring the table of an earlier release up to date."""
+    known = {name for _, name, *_ in db.execute("PRAGMA table_info(request)")}
+    for name, kind in _LATER_COLUMNS.items():
+        if name not in known:
+            db.execute(f"ALTER TABLE request ADD COLUMN {name} {kind}")

@@ -14,6 +14,7 @@ from broker.client import Bridge
 from broker.errors import BrokerUnreachable, OutgoingQueueFull, PayloadTooLarge
 from broker.message import Message, Will
 from broker.port import claim
+from broker.receipt import Receipt
 from broker.run import Engine, RunningBroker, start_broker
 
 if TYPE_CHECKING:
@@ -385,3 +386,13 @@ def test_stop_while_the_broker_is_away() -> None:
     bridge.stop()
     assert "was stopped" in outcome.get(timeout=SECONDS)
     waiter.join(SECONDS)
+
+
+def test_receipt_says_when_the_broker_has_a_message(make_bridge: MakeBridge) -> None:
+    bridge, receipt = make_bridge(), Receipt()
+    bridge.publish("topic", b"x", receipt=receipt)
+    assert not receipt.acknowledged
+    connected(bridge)
+    assert bridge.flush(SECONDS)
+    bridge.stop()
+    assert receipt.acknowledged

@@ -8,6 +8,7 @@ import pytest
 from msgspec import Struct
 
 from edge_agent.conversation import Conversation
+from edge_agent.delivery import Delivery
 from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft
 from edge_agent.events import Cancelled, Drafted, LinkDown, LinkUp, Placed, Terms, Unplaced
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from broker.receipt import Receipt
+
 V0 = Placed(Terms("v0", "1", 256, 2000, frozenset({0})))
 
 
@@ -45,6 +48,7 @@ class Published(Struct):
     payload: bytes
     retain: bool
     spooled: Progress
+    expiry: float | None = None
 
 
 class Device:
@@ -65,14 +69,24 @@ class Device:
         self.published: list[Published] = []
         self.wishes: list[tuple[bytes, Draft]] = []
         self.doubts: list[tuple[str, float | None]] = []
+        self.say = Delivery(self.device, self.topics, self.spool, self.publish, self.now).say
 
     def now(self) -> float:
         return self.clock
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry: float | None = None,
+        correlation: bytes | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
         family = self.topics.parse(topic).family
         assert retain == (family is Family.SESSION)
-        self.published.append(Published(family, payload, retain, self.spool.progress(SESSION)))
+        self.published.append(Published(family, payload, retain, self.spool.progress(SESSION), expiry))
 
     def draft(self, session: bytes, wish: Draft) -> None:
         self.wishes.append((session, wish))
@@ -608,3 +622,93 @@ def test_every_transition_is_logged_with_its_reason(
     assert word in said[1]
     assert "the link is down" in said[1]
     assert "the outage is over on LinkUp" in said[2]
+
+
+# What brokers forget --------------------------------------------------------------------------------------------------
+
+THIRD = 1200.0
+"""Seconds: of a time to live of one hour."""
+
+
+def refreshed(device: Device, conversation: Conversation, seconds: float) -> list[Published]:
+    """What is published when so much time has passed."""
+    before = len(device.published)
+    device.clock += seconds
+    conversation.refresh()
+    return device.published[before:]
+
+
+def test_context_is_published_again_as_it_was_every_third_of_its_time_to_live(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hi"))
+    context = device.published[0].payload
+    assert refreshed(device, conversation, THIRD - 1) == []
+    for _ in range(3):
+        (message,) = refreshed(device, conversation, 1)
+        assert (message.family, message.payload, message.retain) == (Family.SESSION, context, True)
+        assert refreshed(device, conversation, THIRD - 1) == []
+
+
+def test_context_that_replaces_another_is_the_one_published_again(device: Device) -> None:
+    conversation = started(device)
+    device.clock += THIRD - 1
+    conversation.receive(Unplaced())
+    conversation.receive(Placed(Terms("v1", "1", 256, 2000, frozenset({0}))))
+    assert refreshed(device, conversation, 1) == [], "its own time to live has just begun"
+    (message,) = refreshed(device, conversation, THIRD - 1)
+    assert codec.decode(message.payload, SessionContext).owner == "v1"
+
+
+def test_context_counts_as_sent_each_time_it_is_published_again(device: Device) -> None:
+    conversation = started(device)
+    refreshed(device, conversation, THIRD)
+    up = sum(len(message.payload) for message in device.published)
+    conversation.receive(say("Hi", finish="length"))
+    assert device.done().statistics.bytes_up == up
+
+
+def test_context_is_not_published_again_while_the_link_is_down(device: Device) -> None:
+    """It would only wait, and the link's return brings it anyway."""
+    conversation = started(device)
+    device.link_up = False
+    assert refreshed(device, conversation, THIRD) == []
+    device.link_up = True
+    assert len(refreshed(device, conversation, 0)) == 1
+
+
+@pytest.mark.parametrize("end", ["done", "cancelled", "failed"])
+def test_context_of_a_session_that_has_ended_is_never_published_again(device: Device, end: str) -> None:
+    conversation = started(device)
+    match end:
+        case "done":
+            conversation.receive(say("Hi", finish="length"))
+        case "cancelled":
+            conversation.receive(Cancelled())
+        case _:
+            conversation.fail("internal_error", "a sentence")
+    assert refreshed(device, conversation, THIRD) == []
+
+
+def test_context_is_not_published_before_there_is_one(device: Device) -> None:
+    conversation = device.ask()
+    assert refreshed(device, conversation, THIRD) == []
+
+
+def test_context_expires_with_its_time_to_live_and_a_draft_with_the_patience_for_it(device: Device) -> None:
+    """And the empty message that clears a context, never."""
+    conversation = started(device)
+    conversation.receive(Cancelled())
+    assert [(m.family, m.expiry) for m in device.published[:3]] == [
+        (Family.SESSION, 3600.0),
+        (Family.DRAFT, 2.0),
+        (Family.SESSION, None),
+    ]
+
+
+def test_draft_lives_for_a_second_at_least(device: Device) -> None:
+    """Brokers count in whole seconds."""
+    for _ in range(20):
+        device.roundtrip.observe(0.01)
+    started(device)
+    assert codec.decode(device.published[-1].payload, DraftBundle).time_left < 1_000_000
+    assert device.published[-1].expiry == 1.0

@@ -8,12 +8,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from edge_agent.intake import AskError, new_request_id, spooled
+from broker.message import Message
+from edge_agent.intake import AskError, new_request_id, reply_wanted, spooled
+from edge_agent.reply import NOWHERE_ELSE, Reply
 from edge_agent.spool import Spooled
 from edge_agent.tokenizer import ChatTokenizer
 from schemas.limits import MAX_CONTEXT_TOKENS
 from schemas.messages import Ask, ChatMessage, Sampling, StopRules
-from schemas.topics import check_request
+from schemas.topics import Topics, check_request
 
 DIGEST = "70ce11a5"
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -131,3 +133,55 @@ def test_conversation_that_the_template_refuses_is_refused_in_its_words() -> Non
 def test_new_request_ids_differ_and_may_be_part_of_a_topic() -> None:
     drawn = {check_request(new_request_id()) for _ in range(100)}
     assert len(drawn) == 100
+
+
+# Where the answer is wanted -------------------------------------------------------------------------------------------
+
+
+def wanted(topic: str | None, correlation: bytes | None = b"\x00") -> Reply:
+    ask = Message("sled/v1/device/pi/ask", b"Hi", response_topic=topic, correlation=correlation)
+    return reply_wanted(ask, Topics(), "pi")
+
+
+@pytest.mark.parametrize(
+    "topic", ["my/inbox", "sled/v10/device/pi/verdict", "sled", "sled/v1/device/pi/answer/ask-1", "a/$b", "/"]
+)
+def test_reply_to_a_topic_of_the_apps_is_accepted(topic: str) -> None:
+    """Or to an answer topic of the device itself."""
+    assert wanted(topic) == Reply(topic, b"\x00")
+
+
+def test_reply_without_response_topic_has_only_its_correlation() -> None:
+    assert wanted(None) == Reply(None, b"\x00")
+    assert wanted(None, None) == NOWHERE_ELSE
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "my/+",
+        "my/#",
+        "a\0b",
+        "x" * 65_536,
+        "$CONTROL/dynamic-security/v1",
+        "$SYS/broker/uptime",
+        "sled/v1",
+        "sled/v1/",
+        "sled/v1/anything",
+        "sled/v1/device/pi/ask",
+        "sled/v1/device/pi/answer/",
+        "sled/v1/device/pi/answer/a/b",
+        "sled/v1/device/pi/verdict",
+        "sled/v1/device/pi/session/0102030405060708",
+        "sled/v1/device/other/answer/ask-1",
+        "sled/v1/device/other/ask",
+        "sled/v1/verifier/v0/state",
+    ],
+)
+def test_reply_to_a_topic_that_is_not_the_apps_is_refused(topic: str) -> None:
+    """A device may publish where an app may not, and must not be made to."""
+    with pytest.raises(AskError, match=r"no answer is published to .*: give a response topic") as caught:
+        wanted(topic)
+    assert caught.value.code == "invalid_response_topic"
+    assert len(str(caught.value)) < 400

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.reply import NOWHERE_ELSE, Reply
 from edge_agent.spool import Progress, Spool, Spooled, SpoolError
 from schemas.messages import ReleasedRange, Sampling, StopRules
 
@@ -200,10 +201,12 @@ def test_undelivered_lists_final_events_until_they_are_marked(spool: Spool) -> N
     spool.finalize(ONE, b"one")
     spool.finalize(request(3).session, b"three")
     assert spool.undelivered() == [(request(3), b"three"), (request(1), b"one")]
-    spool.mark_delivered()
+    spool.mark_delivered(["ask-1"])
+    assert spool.undelivered() == [(request(3), b"three")]
+    spool.mark_delivered(["ask-3", "ask-2", "unknown"])
     assert spool.undelivered() == []
     spool.finalize(request(2).session, b"two")
-    assert spool.undelivered() == [(request(2), b"two")]
+    assert spool.undelivered() == [(request(2), b"two")], "it had nothing to be delivered then"
 
 
 def test_prune_forgets_the_oldest_delivered_requests_and_their_tokens(spool: Spool) -> None:
@@ -211,7 +214,7 @@ def test_prune_forgets_the_oldest_delivered_requests_and_their_tokens(spool: Spo
         spool.add(request(number))
         spool.save(request(number).session, 1, 0, (number,), "stop")
         spool.finalize(request(number).session, b"{}")
-    spool.mark_delivered()
+    spool.mark_delivered([f"ask-{number}" for number in range(1, 6)])
     spool.prune(2)
     assert [number for number in range(1, 6) if spool.find(f"ask-{number}")] == [4, 5]
     assert spool.progress(request(5).session).committed == (5,)
@@ -232,7 +235,7 @@ def test_prune_never_forgets_what_is_under_way_or_undelivered(spool: Spool) -> N
 def test_prune_with_few_requests_changes_nothing(spool: Spool) -> None:
     spool.add(request())
     spool.finalize(ONE, b"{}")
-    spool.mark_delivered()
+    spool.mark_delivered(["ask-1"])
     spool.prune(1)
     assert spool.find("ask-1") is not None
 
@@ -378,7 +381,7 @@ def test_prune_forgets_ranges_too(spool: Spool) -> None:
     spool.add(request())
     spool.save(ONE, 1, 0, (5,), "stop", released=True)
     spool.finalize(ONE, b"{}")
-    spool.mark_delivered()
+    spool.mark_delivered(["ask-1"])
     spool.prune(0)
     assert spool._db.execute("SELECT count(*) FROM released").fetchone() == (0,)
 
@@ -391,3 +394,52 @@ def test_request_of_an_earlier_release_is_read(spool: Spool) -> None:
         "INSERT INTO request (id, session, body) VALUES (?, ?, ?)", ("ask-1", ONE, msgspec.msgpack.encode(body))
     )
     assert spool.unanswered() == [request()]
+
+
+# Where answers are wanted ---------------------------------------------------------------------------------------------
+
+WANTED = Reply("my/inbox", b"\x00\xff")
+
+
+def test_reply_is_there_after_reopening(path: Path) -> None:
+    spool = Spool(path)
+    spool.add(request(), WANTED)
+    spool.add(request(2), Reply(correlation=b""))
+    spool.add(request(3))
+    spool.close()
+    spool = Spool(path)
+    replies = [spool.reply(f"ask-{number}") for number in range(1, 5)]
+    assert replies == [WANTED, Reply(None, b""), NOWHERE_ELSE, NOWHERE_ELSE]
+    spool.close()
+
+
+def test_readdress_changes_that_request_only(spool: Spool) -> None:
+    spool.add(request(), WANTED)
+    spool.add(request(2), WANTED)
+    spool.readdress("ask-1", Reply("another/inbox"))
+    spool.readdress("unknown", Reply("another/inbox"))
+    assert (spool.reply("ask-1"), spool.reply("ask-2")) == (Reply("another/inbox"), WANTED)
+
+
+def test_reply_finds_its_place_in_a_spool_that_an_earlier_release_made(path: Path) -> None:
+    spool = Spool(path)
+    spool.add(request())
+    spool.finalize(ONE, b"{}")
+    spool.close()
+    db = sqlite3.connect(path)
+    for column in ("response_topic", "correlation"):
+        db.execute(f"ALTER TABLE request DROP COLUMN {column}")
+    db.close()
+    spool = Spool(path)
+    assert spool.reply("ask-1") == NOWHERE_ELSE
+    assert spool.undelivered() == [(request(), b"{}")]
+    spool.add(request(2), WANTED)
+    spool.readdress("ask-1", WANTED)
+    assert (spool.reply("ask-1"), spool.reply("ask-2")) == (WANTED, WANTED)
+    spool.close()
+
+
+def test_reply_that_the_disk_does_not_give_is_told_in_a_sentence(spool: Spool) -> None:
+    spool._db.execute("DROP TABLE request")
+    with pytest.raises(SpoolError, match=r"where request ask-1 is to be answered cannot be read .*: check the disk"):
+        spool.reply("ask-1")

@@ -122,6 +122,11 @@ class Pair(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.sessions)
     @rule(data=st.data())
+    def context_is_refreshed(self, data: st.DataObject) -> None:
+        self.world.refresh(data.draw(st.sampled_from(sorted(self.world.sessions))))
+
+    @precondition(lambda self: self.world.sessions)
+    @rule(data=st.data())
     def somebody_clears_the_context(self, data: st.DataObject) -> None:
         self.world.steal(data.draw(st.sampled_from(sorted(self.world.sessions))))
 

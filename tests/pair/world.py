@@ -453,6 +453,11 @@ class World:
         proposal = Proposal(guess, 0.8 if right else 0.4, source="toy", seconds=0.01)
         self.tell(session, Drafted(effect.branch, None if right is None else proposal))
 
+    def refresh(self, session: bytes) -> None:
+        """The shell publishes the retained context again, as it was; it may be long out of date."""
+        if self.link_up and session in self.retained:
+            self.up += [(name, session, self.retained[session]) for name in self.verifiers]
+
     def steal(self, session: bytes) -> None:
         """Somebody else clears the retained context: everybody hears of it, the agent too."""
         if self.retained.pop(session, None) is not None:

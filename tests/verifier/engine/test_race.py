@@ -51,7 +51,12 @@ def test_nucleus_winner_is_the_rules(
 
 def test_nucleus_winner_sorts_nothing_unless_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(race, "sample", lambda *row: asked.append(row) or sample(*row))
+
+    def plain(logits: np.ndarray, sampling: Sampling, position: int) -> int:
+        asked.append(position)
+        return sample(logits, sampling, position)
+
+    monkeypatch.setattr(race, "sample", plain)
     logits = row(1, 49152, 1.0)
     for position in range(40):
         sampling = Sampling(1.5, 0, 0.95, 7)
