@@ -40,7 +40,7 @@ from schemas.choice import noisy
 from sled.errors import FAILED, NOT_IDENTICAL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.console import Console
 
@@ -97,19 +97,21 @@ def _watch(app: App, carry_out: CarryOut, machine: Machine, patience: float) -> 
 
 
 class Alone:
-    """Says whether an answer is whole what the target alone writes, as `sled bench lossless` does.
+    """Says whether an answer is what the target alone writes, as `sled bench lossless` does; a `checker.Target`.
 
     Tokens that did not come, since an event was lost on the way, are taken to be the target's own choice; text and
     number of the whole answer then show whether they were.
     """
 
-    def __init__(self, reference: Reference, max_tokens: int) -> None:
+    def __init__(self, reference: Reference, max_tokens: int, advance: Callable[[], object] = lambda: None) -> None:
         self._reference = reference
+        self._advance = advance
         self._max_tokens = max_tokens
         self._plain = Kept(reference, max_tokens, "", None)
 
-    def __call__(self, request: Request) -> bool:
-        """Whether a completed answer is the target's."""
+    def identical(self, request: Request) -> bool:
+        """Whether a completed answer is whole the target's."""
+        self._advance()
         ask, done = request.ask, request.answer.done
         assert done is not None
         assert ask.prompt is not None
@@ -118,9 +120,27 @@ class Alone:
         written = Written(ask.prompt, sampling, tokens, done.text, done.finish_reason, done.statistics)
         return check(written, self._reference, self._plain, self._max_tokens, "float32").identical
 
+    def unlike(self, request: Request) -> int:
+        """Return how many released tokens the target would not have chosen where they stand."""
+        self._advance()
+        ask, done = request.ask, request.answer.done
+        assert done is not None
+        assert ask.prompt is not None
+        sampling = sampling_of(ask)
+        tokens = self.fill(ask.prompt, request.answer.tokens, done.statistics.tokens, sampling)
+        logits = self._reference.logits(self._ids(ask.prompt), tokens)
+        return sum(
+            int(noisy(logits[position], sampling, position).argmax()) != tokens[position]
+            for span in done.released
+            for position in range(span.start, span.end)
+        )
+
+    def _ids(self, prompt: str) -> list[int]:
+        return self._reference.tokenizer.encode_chat([{"role": "user", "content": prompt}])
+
     def fill(self, prompt: str, known: Mapping[int, int], length: int, sampling: Sampling) -> tuple[int, ...]:
         """Return an answer of so many tokens, with the target's choice wherever none is known."""
-        ids = self._reference.tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        ids = self._ids(prompt)
         tokens: list[int] = []
         for position in range(length):
             if position in known:
@@ -148,15 +168,9 @@ def judge(folder: Path, target: Path | None, console: Console) -> Result:
     target = target or Path(logs.run.target)
     if not target.is_dir():
         raise BenchError(f"the target of this log was in {target}, which is no folder any more: name it with --target")
-    alone = Alone(Reference(target, "float32"), logs.run.plan.tokens)
     with Bars(console) as bars:
         advance = bars.step("checking", logs.run.plan.requests)
-
-        def identical(request: Request) -> bool:
-            advance()
-            return alone(request)
-
-        return count(logs, identical)
+        return count(logs, Alone(Reference(target, "float32"), logs.run.plan.tokens, advance))
 
 
 # The command ------------------------------------------------------------------------------------------------------
@@ -222,7 +236,8 @@ def _table(result: Result) -> Table:
         ("identical to the target alone", f"{result.identical}"),
         ("lost", f"{result.lost}"),
         ("duplicated", f"{result.duplicated}"),
-        ("revised and released tokens", f"{result.revised_tokens} and {result.released_tokens}"),
+        ("revised tokens", f"{result.revised_tokens}"),
+        ("released tokens", f"{result.released_tokens}, of which {result.unlike_tokens} unlike the target's own"),
         ("kills", _counts(result.kills)),
         ("freezes", _counts(result.freezes)),
         ("cuts and holds of links", f"{result.cuts} and {result.holds}"),
@@ -257,7 +272,7 @@ def _conclude(outcome: tuple[Result, Path], console: Console) -> int:
         console.print(complaint, highlight=False)
     if result.good:
         return 0
-    return NOT_IDENTICAL if result.identical < result.completed else FAILED
+    return NOT_IDENTICAL if result.strange else FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.faults import main
+from benchmarks.faults import Alone, main
+from benchmarks.kit.asking import sampling_of
+from benchmarks.kit.faults.checker import Request, released_in
+from schemas.messages import Ask, DoneEvent, ReleasedRange, Statistics, TokenEvent
 from sled.errors import FAILED, NOT_IDENTICAL
+from sled.reference import Reference
 from tests.conftest import require
 
 if TYPE_CHECKING:
@@ -104,3 +108,16 @@ def test_a_bad_plan_and_a_missing_log_are_said(tmp_path: Path, capsys: pytest.Ca
     code, _, said = run(capsys, "--check", str(tmp_path))
     assert code == FAILED
     assert "run.json cannot be read" in said
+
+
+def test_released_tokens_are_compared_with_the_targets_choice(tiny_target: Path) -> None:
+    reference = Reference(tiny_target, "float32")
+    alone, ask = Alone(reference, 8), Ask(id="r", prompt="abc", max_tokens=8)
+    tokens = alone.fill("abc", {2: 7, 5: 7}, 8, sampling_of(ask))  # two of another mind
+    request = Request("device", ask, 0.0)
+    counted = Statistics(1, 8, *[0] * 8)
+    done = DoneEvent("r", 1, "", "length", lossless=False, released=(ReleasedRange(1, 6),), statistics=counted)
+    request.answer.take(1.0, TokenEvent("r", 0, 0, 0, "", tokens))
+    request.answer.take(2.0, done)
+    assert (released_in(request), alone.unlike(request)) == (5, 2)
+    assert tokens != alone.fill("abc", {}, 8, sampling_of(ask))

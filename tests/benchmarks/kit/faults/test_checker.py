@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from benchmarks.kit.error import BenchError
-from benchmarks.kit.faults.checker import Recovery, Request, Result, check
+from benchmarks.kit.faults.checker import Recovery, Request, Result, check, released_in
 from benchmarks.kit.faults.logs import (
     AppEvent,
     Asked,
@@ -74,6 +74,16 @@ def bundle(at: float, number: int, verifier: str, fate: str = "passed") -> Publi
     )
 
 
+class Told:
+    """A target that says what it is told to, and likes only the first released token of an answer."""
+
+    def __init__(self, identical: Callable[[Request], bool]) -> None:
+        self.identical = identical
+
+    def unlike(self, request: Request) -> int:
+        return released_in(request) - 1
+
+
 def result(
     app: list[AppEvent] | None = None,
     processes: list[Done] | None = None,
@@ -81,7 +91,8 @@ def result(
     identical: Callable[[Request], bool] = lambda _: True,
 ) -> Result:
     links = {"device-1": [], "device-2": []} | (links or {})
-    return check(Logs(RUN, answers() if app is None else app, processes or [], [], links), identical)
+    logs = Logs(RUN, answers() if app is None else app, processes or [], [], links)
+    return check(logs, Told(identical))
 
 
 def changed(old: int, *new: AppEvent) -> list[AppEvent]:
@@ -247,7 +258,10 @@ def test_a_lost_revise_event_harms_nothing() -> None:
 
 def test_released_tokens_are_counted() -> None:
     events = changed(len(answers()) + LAST, heard(32.5, 2, done(2, 2, released=(ReleasedRange(1, 4),))))
-    assert result(events).released_tokens == 3
+    found = result(events, identical=lambda request: request.device == "device-1")
+    assert (found.released_tokens, found.unlike_tokens, found.released_requests) == (3, 2, 1)
+    assert (found.completed, found.identical, found.strange, found.good) == (2, 1, 0, True)
+    assert not result(events, identical=lambda _: False).good, "the other one has no excuse"
 
 
 def test_answers_nobody_asked_for_and_events_that_cannot_be_read_are_told() -> None:
