@@ -63,7 +63,8 @@ def nucleus_winner(logits: npt.NDArray[np.float32], sampling: Sampling, position
     """Return the token of `schemas.choice.sample`, for sampling with top-p alone, where top-p leaves out little.
 
     Whoever wins among all tokens wins among those that top-p keeps, if it is one of them; it is if all that go before
-    it have less than `top_p` of the mass. So nothing need be sorted, unless the winner is not, or not surely, kept.
+    it have less than `top_p` of the mass. If not, neither is any that goes after it, and the race is run again without
+    these. So nothing need be sorted, unless float32 cannot tell.
 
     Args:
         logits: [V], the highest of them finite.
@@ -72,14 +73,18 @@ def nucleus_winner(logits: npt.NDArray[np.float32], sampling: Sampling, position
     """
     if sampling.temperature < LEAST_TEMPERATURE:
         return sample(logits, sampling, position)
-    token = winner(logits, sampling, position)
-    scores = (logits - logits.max()) / np.float32(sampling.temperature)
-    weights = np.exp(scores)
-    # Equal scores go before it by their ids; that they all do is a bound.
-    before = float(weights[scores >= scores[token]].sum()) - float(weights[token])
-    if before < (sampling.top_p - _ROUGHNESS) * float(weights.sum()):
-        return token
-    return sample(logits, sampling, position)
+    weights = np.exp((logits - logits.max()) / np.float32(sampling.temperature))
+    total = float(weights.sum())
+    running = logits
+    while True:
+        token = winner(running, sampling, position)
+        above = float((weights * (logits > logits[token])).sum())
+        beside = float((weights * (logits == logits[token])).sum()) - float(weights[token])
+        if above + beside < (sampling.top_p - _ROUGHNESS) * total:
+            return token  # kept, however its equals are ordered
+        if above < (sampling.top_p + _ROUGHNESS) * total:
+            return sample(logits, sampling, position)
+        running = np.where(logits > logits[token], logits, np.float32(-np.inf))
 
 
 def warm_up() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _LEVELS = (-6.0, -9.0)
 """Top-p looks for its tokens among those of at least such a score, and further down if they do not reach top_p."""
+
+_FEW_BLOCKS = 96
+"""Blocks of columns with a token above the first cut; from more on, rows are faster one by one, on a CPU."""
 
 _ROUGHNESS = 1e-5
 """A bound on the relative error of a float32 sum of exponentials: 1e-7 for each unit of the scores that matter in it,
@@ -98,10 +101,7 @@ def sample(blocks: Blocks, draws: Draws, *, one_by_one: bool) -> torch.Tensor:
     by_k = draws.top_k < width
     by_p = ~by_k & (draws.top_p < 1)
     any_token = _one_by_one if one_by_one else _at_once
-    all_above = _one_by_one if one_by_one else _sorted_whole
-
-    def by_top_p(blocks: Blocks, draws: Draws) -> torch.Tensor:
-        return _sample_top_p(blocks, draws, all_above)
+    by_top_p = _sample_top_p_one_by_one if one_by_one else _sample_top_p
 
     for kind, rule in ((by_k, _sample_top_k), (by_p, by_top_p), (~(by_k | by_p), any_token)):
         index = kind.nonzero()[:, 0]
@@ -168,16 +168,35 @@ def _sample_top_k(blocks: Blocks, draws: Draws) -> torch.Tensor:
     return candidates.choose(torch.where(draws.top_p < 1, within.minimum(draws.top_k), draws.top_k))
 
 
-def _sample_top_p(blocks: Blocks, draws: Draws, otherwise: Callable[[Blocks, Draws], torch.Tensor]) -> torch.Tensor:
+def _sample_top_p_one_by_one(blocks: Blocks, draws: Draws) -> torch.Tensor:
+    """Sample rows with top-p alone: those with few tokens above the first cut together, the others one by one."""
+    few = (blocks.highs >= _cuts(blocks, draws, _LEVELS[0])[:, None]).sum(1) <= _FEW_BLOCKS
+    result = torch.zeros_like(draws.top_k)
+    for kind, rule in ((few, partial(_sample_top_p, otherwise=_one_by_one)), (~few, _one_by_one)):
+        index = kind.nonzero()[:, 0]
+        if len(index):
+            result[index] = rule(blocks.rows(index), draws.some(index))
+    return result
+
+
+def _cuts(blocks: Blocks, draws: Draws, level: float) -> torch.Tensor:
+    """Return the logits [N] of a score."""
+    return (blocks.highest.double() + level * draws.temperatures).to(blocks.logits.dtype)
+
+
+def _sample_top_p(
+    blocks: Blocks, draws: Draws, otherwise: Callable[[Blocks, Draws], torch.Tensor] | None = None
+) -> torch.Tensor:
     """Sample rows with top-p alone.
 
     The probabilities above a cut are summed in float64, those below it in float32. Where the cut is too high, or that
-    sum too rough to say how many tokens it takes, the next cut is lower. `otherwise` samples what the last one leaves.
+    sum too rough to say how many tokens it takes, the next cut is lower. `otherwise` samples what the last one leaves;
+    None sorts that whole.
     """
     result = torch.zeros_like(draws.top_k)
     open_rows = _numbers(result[None])
     for level in _LEVELS:
-        cuts = (blocks.highest.double() + level * draws.temperatures).to(blocks.logits.dtype)
+        cuts = _cuts(blocks, draws, level)
         candidates = _Candidates(blocks, draws, cuts)
         sizes, surely = candidates.nucleus(*_mass_below(blocks, draws, cuts, candidates.counts))
         result[open_rows[surely]] = candidates.choose(sizes)[surely]
@@ -185,7 +204,7 @@ def _sample_top_p(blocks: Blocks, draws: Draws, otherwise: Callable[[Blocks, Dra
         if not len(left):
             return result
         open_rows, blocks, draws = open_rows[left], blocks.rows(left), draws.some(left)
-    result[open_rows] = otherwise(blocks, draws)
+    result[open_rows] = (otherwise or _sorted_whole)(blocks, draws)
     return result
 
 

@@ -61,7 +61,7 @@ def test_nucleus_winner_sorts_nothing_unless_it_must(monkeypatch: pytest.MonkeyP
     for position in range(40):
         sampling = Sampling(1.5, 0, 0.95, 7)
         assert nucleus_winner(logits, sampling, position) == sample(logits, sampling, position)
-    assert 0 < len(asked) < 10, "about one in twenty"
+    assert not asked
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
