@@ -196,7 +196,7 @@ def _names(structs: tuple[type[Struct], ...]) -> str:
     return " or ".join(struct.__name__ for struct in structs)
 
 
-def _brief(error: msgspec.ValidationError) -> str:
+def brief(error: msgspec.ValidationError) -> str:
     """Return what msgspec says, without the middle of a long value it quotes: it must fit into a Sentence."""
     text = str(error)
     return text if len(text) <= 300 else f"{text[:200]}...{text[-80:]}"
@@ -218,7 +218,7 @@ def _unpack(decoder: msgspec.msgpack.Decoder[T], payload: bytes, what: str) -> T
     try:
         return decoder.decode(payload)
     except msgspec.ValidationError as error:
-        raise InvalidField(f"{what} is not valid: {_brief(error)}") from None
+        raise InvalidField(f"{what} is not valid: {brief(error)}") from None
     except msgspec.DecodeError as error:
         if not payload or "truncated" in str(error):
             raise PayloadTruncated(f"{what} is cut off after {len(payload)} bytes") from None
@@ -233,7 +233,7 @@ def _parse(decoder: msgspec.json.Decoder[T], payload: bytes, what: str) -> T:
     try:
         return decoder.decode(payload)
     except msgspec.ValidationError as error:
-        raise InvalidField(f"{what} is not valid: {_brief(error)}") from None
+        raise InvalidField(f"{what} is not valid: {brief(error)}") from None
     except msgspec.DecodeError as error:
         raise PayloadMalformed(f"{what} is not valid JSON: {error}") from None
     except RecursionError:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import yaml
 
-from schemas import limits, messages
+from schemas import enrolment, limits, messages
 from schemas.messages import VERSION
 from schemas.topics import DEFAULT_ROOT, Family
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Schema = dict[str, Any]
-Message = type[messages.DataMessage | messages.JsonMessage]
+Message = type[messages.DataMessage | messages.JsonMessage | enrolment.EnrolmentRequest | enrolment.EnrolmentAnswer]
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m schemas.document"
@@ -98,8 +98,20 @@ CHANNELS = (
         "The answer to a request, as it grows.",
         (messages.TokenEvent, messages.ReviseEvent, messages.DoneEvent, messages.ErrorEvent),
     ),
+    Channel(
+        Family.ENROL_REQUEST, "machine", ("operator",),
+        "A machine asks for a certificate, with a token's bootstrap identity or with the certificate it has.",
+        (enrolment.EnrolmentRequest,), reply=Family.ENROL_ANSWER,
+    ),
+    Channel(
+        Family.ENROL_ANSWER, "operator", ("machine",),
+        "The operator's side gives a machine its certificate, or says why not.",
+        (enrolment.CertificateIssued, enrolment.EnrolmentRefused),
+    ),
 )
 # fmt: on
+
+_STRUCTS = vars(messages) | vars(enrolment)
 
 MESSAGES = tuple(message for channel in CHANNELS for message in channel.messages)
 
@@ -111,6 +123,11 @@ _PARAMETERS: dict[str, Schema] = {
     "request": {
         "description": "Id of a request: 1 to 64 letters, digits, hyphens and underscores.",
         "examples": ["question-1"],
+    },
+    "identity": {
+        "description": f"Name in the certificate that a machine is connected with. A machine's: {_NAME} A token's: "
+        "`enroll.` and 16 lower-case hexadecimal digits.",
+        "examples": ["pi-7", "enroll.00c0ffee00c0ffee"],
     },
 }
 
@@ -248,7 +265,7 @@ def _plain_text(channel: Channel, message: Message) -> Schema:
 def _definitions(structs: tuple[Message, ...], reference: str) -> dict[str, Schema]:
     """Return the schemas of structs and of all structs they hold, by name, with the words of their docstrings."""
     _, components = msgspec.json.schema_components(structs, ref_template=reference)
-    return {name: _definition(getattr(messages, name), schema) for name, schema in components.items()}
+    return {name: _definition(_STRUCTS[name], schema) for name, schema in components.items()}
 
 
 def _definition(struct: type[msgspec.Struct], schema: Schema) -> Schema:
@@ -279,9 +296,10 @@ def _tidy(schema: Any) -> Any:
             return {"const": value}
         case {"pattern": str(pattern), **rest}:
             return _tidy(rest) | {"pattern": pattern.replace(r"\A", "^").replace(r"\Z", "$")}
-        case {"contentEncoding": "base64", **rest}:
-            words = f"{rest['description']}; {limits.ID_BYTES} bytes in msgpack, base64 here"
-            return rest | {"description": words, "contentEncoding": "base64"}
+        case {"contentEncoding": "base64", "minLength": _}:
+            others = {key: value for key, value in schema.items() if key != "contentEncoding"}
+            words = f"{others['description']}; {limits.ID_BYTES} bytes in msgpack, base64 here"
+            return others | {"description": words, "contentEncoding": "base64"}
         case dict():
             return {key: _tidy(value) for key, value in schema.items()}
         case list():

@@ -14,6 +14,7 @@ DEFAULT_ROOT = "sled/v1"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _REQUEST = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BOOTSTRAP = re.compile(r"enroll\.[0-9a-f]{16}")
 _ROOT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
@@ -28,6 +29,8 @@ class Family(Enum):
     ASK = "device/{device}/ask"
     CANCEL = "device/{device}/cancel"
     ANSWER = "device/{device}/answer/{request}"
+    ENROL_REQUEST = "enroll/{identity}/request"
+    ENROL_ANSWER = "enroll/{identity}/answer"
 
 
 class Topic(Struct, frozen=True):
@@ -38,6 +41,7 @@ class Topic(Struct, frozen=True):
     verifier: str = ""
     session: bytes = b""
     request: str = ""
+    identity: str = ""
 
 
 def check_name(name: str, what: str = "device id") -> str:
@@ -61,6 +65,15 @@ def check_request(request: str) -> str:
         shown = request if len(request) <= 80 else request[:77] + "..."
         raise InvalidTopic(f"{shown!r} is no valid request id: use 1 to 64 letters, digits, hyphens and underscores")
     return request
+
+
+def check_identity(name: str) -> str:
+    """Return `name` if it may stand in an enrolment topic: a token's bootstrap identity, or a machine's name.
+
+    Raises:
+        InvalidTopic: it is neither.
+    """
+    return name if _BOOTSTRAP.fullmatch(name) else check_name(name, "identity")
 
 
 class Topics:
@@ -116,6 +129,14 @@ class Topics:
         """Return where a device answers a request; `+` as request for a filter."""
         return f"{self.root}/device/{_wild(device)}/answer/{request if request == '+' else check_request(request)}"
 
+    def enrol_request(self, identity: str) -> str:
+        """Return where an identity asks for a certificate; `+` for every identity."""
+        return f"{self.root}/enroll/{identity if identity == '+' else check_identity(identity)}/request"
+
+    def enrol_answer(self, identity: str) -> str:
+        """Return where an identity is given its certificate; `+` for every identity."""
+        return f"{self.root}/enroll/{identity if identity == '+' else check_identity(identity)}/answer"
+
     def parse(self, topic: str) -> Topic:
         """Return the family and names of a topic.
 
@@ -142,12 +163,22 @@ class Topics:
                 return Topic(Family.CANCEL, device=check_name(device))
             case ["device", device, "answer", request]:
                 return Topic(Family.ANSWER, device=check_name(device), request=check_request(request))
-            case _:
-                raise InvalidTopic(f"topic {topic[:200]!r} is of no family that SLED knows")
+            case levels:
+                return _enrolment(levels, topic)
 
 
 def _wild(name: str, what: str = "device id") -> str:
     return name if name == "+" else check_name(name, what)
+
+
+def _enrolment(levels: list[str], topic: str) -> Topic:
+    match levels:
+        case ["enroll", identity, "request"]:
+            return Topic(Family.ENROL_REQUEST, identity=check_identity(identity))
+        case ["enroll", identity, "answer"]:
+            return Topic(Family.ENROL_ANSWER, identity=check_identity(identity))
+        case _:
+            raise InvalidTopic(f"topic {topic[:200]!r} is of no family that SLED knows")
 
 
 def _session(text: str) -> bytes:

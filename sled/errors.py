@@ -18,6 +18,7 @@ _EXPECTED: Final = (
     "edge_agent.spool:SpoolError",
     "edge_agent.tokenizer:TokenizerError",
     "models.error:ModelError",
+    "provisioning.errors:ProvisioningError",
     "schemas.errors:WireError",
     "sled.client:NoAnswerError",
     "sled.demo:DemoError",

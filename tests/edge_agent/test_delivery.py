@@ -16,7 +16,7 @@ from schemas.topics import Topics
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.client import Receipt
+    from broker.receipt import Receipt
 
 ANSWER = "sled/v1/device/pi/answer/one"
 INBOX = "my/inbox"

@@ -163,7 +163,7 @@ def test_asyncapi_references_exist() -> None:
 
 
 def test_asyncapi_has_a_channel_for_every_family() -> None:
-    names = {"device": "pi-7", "verifier": "desk", "session": SESSION.hex(), "request": "q-1"}
+    names = {"device": "pi-7", "verifier": "desk", "session": SESSION.hex(), "request": "q-1", "identity": "pi-7"}
     addresses = [channel["address"] for channel in ASYNCAPI["channels"].values()]
     assert [Topics().parse(address.format(**names)).family for address in addresses] == [
         channel.family for channel in document.CHANNELS
@@ -194,7 +194,8 @@ def test_asyncapi_operations_of_each_role() -> None:
         for operation in own:
             mqtt = operation["bindings"]["mqtt"]
             assert (mqtt["qos"], mqtt["retain"]) == (1, name in retained)
-    assert {tag["name"] for operation in operations for tag in operation["tags"]} == {"agent", "verifier", "app"}
+    roles = {tag["name"] for operation in operations for tag in operation["tags"]}
+    assert roles == {"agent", "verifier", "app", "machine", "operator"}
 
 
 @pytest.mark.parametrize("message", DATA, ids=lambda message: message.kind)

@@ -69,11 +69,14 @@ def test_parse_of_built_topic(root: str, device: str, verifier: str, session: by
         topics.ask(device): Topic(Family.ASK, device=device),
         topics.cancel(device): Topic(Family.CANCEL, device=device),
         topics.answer(device, request): Topic(Family.ANSWER, device=device, request=request),
+        topics.enrol_request(device): Topic(Family.ENROL_REQUEST, identity=device),
+        topics.enrol_answer("enroll.00c0ffee00c0ffee"): Topic(Family.ENROL_ANSWER, identity="enroll.00c0ffee00c0ffee"),
     }
     assert {topic.family for topic in built.values()} == set(Family)
     for text, topic in built.items():
         assert topics.parse(text) == topic
-        place = topic.family.value.format(device=device, verifier=verifier, session=session.hex(), request=request)
+        names = {"device": device, "verifier": verifier, "session": session.hex(), "request": request}
+        place = topic.family.value.format(**names, identity=topic.identity)
         assert text == f"{root}/{place}"
 
 
