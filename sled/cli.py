@@ -15,7 +15,7 @@ import platformdirs
 import typer
 from rich.console import Console
 
-from sled import errors
+from sled import errors, provision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ bench = typer.Typer(help="Measure, in one run, and print ratios.", no_args_is_he
 app.add_typer(model, name="model")
 app.add_typer(draft, name="draft")
 app.add_typer(bench, name="bench")
+provision.mount(app)
 
 
 class DType(StrEnum):
@@ -291,16 +292,42 @@ def run_broker(
     engine: Annotated[
         BrokerEngine, typer.Option(help="auto takes Mosquitto where it is installed.")
     ] = BrokerEngine.AUTO,
-    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 1883,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; beyond loopback only with --cert, --key and --access.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="0 takes a free port.", show_default="8883 through TLS, else 1883"),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Folder in which Mosquitto keeps retained messages and sessions.")
     ] = None,
+    cert: Annotated[Path | None, typer.Option(help="The broker's certificate (PEM): it speaks TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of that certificate.")] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="Authority of the clients: each needs a certificate. Else they have passwords.")
+    ] = None,
+    crl: Annotated[Path | None, typer.Option(help="The authority's list of revoked certificates.")] = None,
+    access: Annotated[Path | None, typer.Option(help="Access file: who may do what.")] = None,
 ) -> None:
-    """Run an MQTT broker on this machine."""
+    """Run an MQTT broker on this machine.
+
+    Files of TLS and the access file are read again when they were replaced.
+    """
+    from broker.security import Security
+    from broker.tls import ServerTls
     from sled.run import run_broker as run
 
-    run(engine.value, host, port, state)
+    if (cert is None) != (key is None):
+        raise typer.BadParameter("a certificate and its key are given together", param_hint="--cert, --key")
+    if cert is None and (ca is not None or crl is not None):
+        raise typer.BadParameter("only with --cert and --key", param_hint="--ca, --crl")
+    try:
+        tls = None if cert is None or key is None else ServerTls(cert, key, ca, crl)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--crl") from error
+    chosen = port if port is not None else 1883 if tls is None else 8883
+    run(engine.value, host, chosen, state, Security(tls, access))
 
 
 @app.command("verifier")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from broker.address import Addresses
-from broker.errors import BrokerStartError
+from broker.errors import BrokerError, BrokerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from broker.run import Engine as BrokerEngine
+    from broker.run import RunningBroker
+    from broker.security import Security
 
 _log = logging.getLogger("sled")
 
@@ -62,11 +64,12 @@ def run_until_signalled(role: Stoppable, drain: Callable[[], None] | None = None
     role.run()
 
 
-def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None) -> None:
-    """Run a broker on this machine."""
+def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None, security: Security) -> None:
+    """Run a broker on this machine; its files of TLS and access are read again when they were replaced."""
     from broker.run import start_broker  # noqa: PLC0415 -- other roles have no broker installed
 
-    broker = start_broker(engine, host, port, state_dir=state)
+    stamp = security.stamp()
+    broker = start_broker(engine, host, port, state_dir=state, security=security)
     stopped = False
 
     def stop(*_: object) -> None:
@@ -77,9 +80,21 @@ def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None) -
         signal.signal(number, stop)
     _log.info("%s listens at %s:%d", broker.name, broker.host, broker.port)
     while not stopped:
-        if broker.wait(0.5):
+        if broker.wait(0.5) and not stopped:  # a signal may have been meant for both
             raise BrokerStartError(f"{broker.name} ended by itself: start it again, and see the system's log for why")
+        if (now := security.stamp()) != stamp:
+            stamp = now
+            _reload(broker)
     broker.stop()
+
+
+def _reload(broker: RunningBroker) -> None:
+    try:
+        broker.reload()
+    except BrokerError as error:
+        _log.error("%s; what was read before stays in force", error)
+    else:
+        _log.info("%s has read its files again", broker.name)
 
 
 class VerifierSettings(Struct, frozen=True):

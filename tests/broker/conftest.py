@@ -8,11 +8,14 @@ import pytest
 
 from broker.address import BrokerAddress
 from broker.client import Bridge
+from broker.embedded import EmbeddedBroker
+from tests.broker.brokers import maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.run import RunningBroker
+    from tests.broker.brokers import Start
 
 
 class MakeBridge(Protocol):
@@ -35,3 +38,18 @@ def make_bridge(broker: RunningBroker) -> Iterator[MakeBridge]:
     yield make
     for bridge in made:
         bridge.stop(1)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the hardened broker, or plain amqtt in the same setting; stopped at the end."""
+    started: list[EmbeddedBroker] = []
+
+    def begin(**setting: Any) -> EmbeddedBroker:
+        started.append(EmbeddedBroker(port=0, make=maker(**setting)))
+        started[-1].start()
+        return started[-1]
+
+    yield begin
+    for broker in started:
+        broker.stop()

@@ -6,20 +6,18 @@ import socket
 import struct
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from amqtt.broker import Broker
 
 from broker.embedded import EmbeddedBroker
 from broker.hardened import HardenedBroker
+from tests.broker.raw import DISCONNECT, PING, PINGRESP, PUBLISH, RawClient, connect_frame, frame, text
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
-
-CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP = 2, 3, 4, 9, 13
 
 
 class PlainWithNames(Broker):  # type: ignore[misc]  # amqtt is not typed
@@ -29,111 +27,6 @@ class PlainWithNames(Broker):  # type: ignore[misc]  # amqtt is not typed
         accepted: bool = await super()._authenticate(session, listener)
         session.is_anonymous = False
         return accepted
-
-
-@dataclass(frozen=True)
-class Packet:
-    kind: int
-    flags: int
-    body: bytes
-
-    @property
-    def topic(self) -> str:
-        (length,) = struct.unpack_from(">H", self.body)
-        return self.body[2 : 2 + length].decode()
-
-    @property
-    def mid(self) -> int:
-        (mid,) = struct.unpack_from(">H", self.body, 2 + len(self.topic) if self.kind == PUBLISH else 0)
-        return int(mid)
-
-    @property
-    def retain(self) -> bool:
-        return bool(self.flags & 1)
-
-    @property
-    def duplicate(self) -> bool:
-        return bool(self.flags & 8)
-
-
-def text(value: str) -> bytes:
-    return struct.pack(">H", len(value)) + value.encode()
-
-
-def frame(first: int, body: bytes) -> bytes:
-    assert len(body) < 128
-    return bytes((first, len(body))) + body
-
-
-class RawClient:
-    """An MQTT client that does only what it is told, so that it can misbehave."""
-
-    def __init__(self, broker: EmbeddedBroker) -> None:
-        self.socket = socket.create_connection((broker.host, broker.port), 5)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    @staticmethod
-    def connect_frame(client_id: str, *, clean: bool = True, keepalive: int = 0, will: str = "") -> bytes:
-        flags = (2 if clean else 0) | (0x0C if will else 0)  # the will at QoS 1
-        body = text("MQTT") + bytes((4, flags)) + struct.pack(">H", keepalive) + text(client_id)
-        return frame(0x10, body + (text(will) + text("gone") if will else b""))
-
-    def connect(self, client_id: str, *, clean: bool = True, keepalive: int = 0, will: str = "") -> Self:
-        self.socket.sendall(self.connect_frame(client_id, clean=clean, keepalive=keepalive, will=will))
-        assert self.read().kind == CONNACK
-        return self
-
-    def subscribe(self, topic_filter: str) -> list[Packet]:
-        """Subscribe at QoS 1; returns what arrived before the answer."""
-        self.socket.sendall(frame(0x82, b"\0\1" + text(topic_filter) + b"\1"))
-        return self.read_until(SUBACK)
-
-    def publish(self, topic: str, payload: bytes = b"", mid: int = 1, *, retain: bool = False) -> None:
-        self.socket.sendall(frame(0x32 | retain, text(topic) + struct.pack(">H", mid) + payload))
-
-    def publish_acknowledged(self, topic: str, payload: bytes = b"", *, retain: bool = False) -> None:
-        self.publish(topic, payload, retain=retain)
-        self.read_until(PUBACK)
-
-    def read(self, timeout: float = 5) -> Packet:
-        """Read a packet. Raises TimeoutError, or EOFError if the connection was closed."""
-        self.socket.settimeout(timeout)
-        head = self.socket.recv(2, socket.MSG_WAITALL)
-        if len(head) < 2:
-            raise EOFError
-        body = self.socket.recv(head[1], socket.MSG_WAITALL) if head[1] else b""
-        return Packet(head[0] >> 4, head[0] & 15, body)
-
-    def read_until(self, kind: int) -> list[Packet]:
-        before = []
-        while (packet := self.read()).kind != kind:
-            before.append(packet)
-        return before
-
-    def barrier(self) -> list[Packet]:
-        """Return what arrives until the broker has dealt with everything that this client sent."""
-        return [packet for packet in self.subscribe("barrier") if packet.kind == PUBLISH]
-
-    def receives(self, timeout: float = 1) -> bool:
-        try:
-            return self.read(timeout).kind == PUBLISH
-        except TimeoutError:
-            return False
-
-    def closed(self, timeout: float = 1) -> bool:
-        """Whether the broker closes the connection within `timeout` seconds."""
-        try:
-            while True:
-                self.read(timeout)
-        except (EOFError, ConnectionResetError):
-            return True
-        except TimeoutError:
-            return False
 
 
 @pytest.fixture
@@ -195,7 +88,7 @@ def test_acknowledged_message_is_not_sent_again(start: Any, make: Any, closed: b
     with RawClient(broker) as device, RawClient(broker) as app:
         device.connect("device", clean=False).subscribe("ask")
         app.connect("app").publish_acknowledged("ask")
-        device.socket.sendall(frame(0x40, struct.pack(">H", device.read().mid)))
+        device.acknowledge(device.read().mid)
         device.barrier()
         device.socket.close()
         with RawClient(broker) as again:
@@ -221,7 +114,7 @@ def test_silence_shorter_than_one_and_a_half_keepalives_is_fine(start: Any, make
         for _ in range(2):
             with suppress(TimeoutError):
                 client.read(timeout=1.2)
-            client.socket.sendall(frame(0xC0, b""))
+            client.send(PING)
             client.read_until(PINGRESP)
 
 
@@ -231,7 +124,7 @@ def test_messages_are_kept_for_clients_without_a_name(start: Any, make: Any, clo
     broker = start(make)
     with RawClient(broker) as device, RawClient(broker) as app:
         device.connect("device", clean=False).subscribe("ask")
-        device.socket.sendall(b"\xe0\x00")
+        device.send(DISCONNECT)
         assert device.closed()
         app.connect("app").publish_acknowledged("ask")
         app.barrier()
@@ -247,7 +140,7 @@ def test_kept_messages_are_not_marked_retained(start: Any, make: Any, closed: bo
     broker = start(make)
     with RawClient(broker) as device, RawClient(broker) as app:
         device.connect("device", clean=False).subscribe("ask")
-        device.socket.sendall(b"\xe0\x00")
+        device.send(DISCONNECT)
         assert device.closed()
         app.connect("app").publish_acknowledged("ask")
         app.barrier()
@@ -263,8 +156,8 @@ def test_what_was_acknowledged_to_a_publisher_is_passed_on(start: Any, make: Any
     with RawClient(broker) as reader, RawClient(broker) as publisher:
         reader.connect("reader").subscribe("topic")
         publisher.connect("publisher")
-        publisher.socket.sendall(
-            b"".join(frame(0x32, text("topic") + struct.pack(">H", mid)) for mid in range(1, 101)) + b"\xe0\x00"
+        publisher.send(
+            b"".join(frame(0x32, text("topic") + struct.pack(">H", mid)) for mid in range(1, 101)) + DISCONNECT
         )
         assert publisher.closed()
         publisher.socket.close()
@@ -303,7 +196,7 @@ def test_early_disconnect_is_a_disconnect(start: Any, make: Any, closed: bool) -
     broker = start(make)
     with RawClient(broker) as watcher, RawClient(broker) as hasty:
         watcher.connect("watcher").subscribe("state")
-        hasty.socket.sendall(RawClient.connect_frame("hasty", will="state") + b"\xe0\x00")
+        hasty.send(connect_frame("hasty", will="state") + DISCONNECT)
         assert hasty.closed()
         assert watcher.receives(0.5) == (not closed)
 

@@ -15,9 +15,10 @@ from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.embedded import EmbeddedBroker
 from broker.errors import BrokerError, BrokerStartError, SubscriptionRefused
-from broker.mosquitto import MosquittoProcess, render_config
+from broker.mosquitto import MosquittoFiles, MosquittoProcess, render_config
 from broker.port import answers, claim, loopback
 from broker.run import Engine, RunningBroker, start_broker
+from broker.tls import ServerTls
 
 if TYPE_CHECKING:
     from broker.message import Message
@@ -190,3 +191,35 @@ def test_refused_connection_is_reported() -> None:
             connection.sendall(b"\x20\x02\x00\x05")
             assert "refused the connection (not authorized)" in reasons.get(timeout=SECONDS)
         bridge.stop()
+
+
+def test_render_config_with_tls_and_rules() -> None:
+    """What a hardened Mosquitto is told besides: certificates are names, and names are client ids."""
+    tls = ServerTls(Path("/c.pem"), Path("/k.pem"), Path("/ca.pem"), Path("/crl.pem"))
+    every = "0.0.0.0"  # noqa: S104 - not bound
+    lines = render_config(8883, every, Path("/state"), tls=tls, files=MosquittoFiles(Path("/acl"))).splitlines()
+    wanted = f"""
+    listener 8883 {every}
+    allow_anonymous false
+    acl_file /acl
+    use_username_as_clientid true
+    use_identity_as_username true
+    require_certificate true
+    certfile /c.pem
+    keyfile /k.pem
+    cafile /ca.pem
+    crlfile /crl.pem
+    tls_version tlsv1.2
+    set_tcp_nodelay true
+    max_connections 1000
+    max_packet_size 1114576
+    max_queued_bytes 67108864
+    max_keepalive 3600
+    persistence true
+    """
+    assert {line.strip() for line in wanted.splitlines()} - {""} <= set(lines)
+    assert "allow_anonymous true" not in lines
+    with_passwords = render_config(1883, files=MosquittoFiles(Path("/acl"), Path("/passwords"))).splitlines()
+    assert {"allow_anonymous false", "password_file /passwords"} <= set(with_passwords)
+    with pytest.raises(BrokerStartError, match="without access control"):
+        render_config(8883, every, tls=tls)
