@@ -59,7 +59,7 @@ def winner(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -
     return int(tokens[drawn == drawn.max()].min())
 
 
-def nucleus_winner(logits: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
+def nucleus_winner(logits: npt.NDArray[np.float32], sampling: Sampling, position: int, total: float) -> int:
     """Return the token of `schemas.choice.sample`, for sampling with top-p alone, where top-p leaves out little.
 
     Whoever wins among all tokens wins among those that top-p keeps, if it is one of them; it is if all that go before
@@ -70,21 +70,23 @@ def nucleus_winner(logits: npt.NDArray[np.float32], sampling: Sampling, position
         logits: [V], the highest of them finite.
         sampling: temperature, top_p and seed count.
         position: output position of the token, from 0.
+        total: mass of all tokens, e^(score - highest score) summed, as float32 has it.
     """
     if sampling.temperature < LEAST_TEMPERATURE:
         return sample(logits, sampling, position)
-    weights = np.exp((logits - logits.max()) / np.float32(sampling.temperature))
-    total = float(weights.sum())
-    running = logits
+    highest, running = logits.max(), logits
     while True:
         token = winner(running, sampling, position)
-        above = float((weights * (logits > logits[token])).sum())
-        beside = float((weights * (logits == logits[token])).sum()) - float(weights[token])
+        height = logits[token]
+        above, beside = (
+            float(np.exp((chosen - highest) / np.float32(sampling.temperature)).sum())
+            for chosen in (logits[logits > height], logits[logits == height][1:])
+        )
         if above + beside < (sampling.top_p - _ROUGHNESS) * total:
             return token  # kept, however its equals are ordered
         if above < (sampling.top_p + _ROUGHNESS) * total:
             return sample(logits, sampling, position)
-        running = np.where(logits > logits[token], logits, np.float32(-np.inf))
+        running = np.where(logits > height, logits, np.float32(-np.inf))
 
 
 def warm_up() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LEVELS = (-6.0, -9.0)
 """Top-p looks for its tokens among those of at least such a score, and further down if they do not reach top_p."""
 
-_FEW_BLOCKS = 96
+_FEW_BLOCKS = 16
 """Blocks of columns with a token above the first cut; from more on, rows are faster one by one, on a CPU."""
 
 _ROUGHNESS = 1e-5
@@ -235,6 +235,17 @@ def _mass_below(
     return (below - error).clamp(min=0), below + error
 
 
+def _totals(blocks: Blocks, draws: Draws) -> torch.Tensor:
+    """Return the sum [N] of the unnormalised probabilities of each row, in float32."""
+    highest, temperatures = blocks.highest.float(), draws.temperatures.float()
+    parts = []
+    for part in _parts(blocks, _CACHED):
+        values = blocks.logits[part].float() - highest[part, None]
+        values /= temperatures[part, None]
+        parts.append(values.exp_().sum(1))
+    return torch.cat(parts)
+
+
 def _parts(blocks: Blocks, numbers: int) -> list[slice]:
     """Divide the rows into parts of about so many logits."""
     size = max(1, numbers // blocks.logits.shape[1])
@@ -251,11 +262,16 @@ def _sorted_whole(blocks: Blocks, draws: Draws) -> torch.Tensor:
 def _one_by_one(blocks: Blocks, draws: Draws) -> torch.Tensor:
     """Sample rows as a drafter does, in as many threads as torch has."""
     logits = blocks.logits
+    by_p = bool((draws.top_p < 1).any())
+    totals = _totals(blocks, draws).tolist() if by_p else []
 
     def one(index: int) -> int:
-        row = draws.rows[index]
-        take = sample_row if row.sampling.top_k else winner if row.sampling.top_p == 1 else nucleus_winner
-        return take(logits[index].float().numpy(), row.sampling, row.position)
+        row, values = draws.rows[index], logits[index].float().numpy()
+        if row.sampling.top_k:
+            return sample_row(values, row.sampling, row.position)
+        if row.sampling.top_p == 1:
+            return winner(values, row.sampling, row.position)
+        return nucleus_winner(values, row.sampling, row.position, totals[index])
 
     return torch.tensor(list(_pool(torch.get_num_threads()).map(one, range(len(logits)))))
 

@@ -31,6 +31,10 @@ def test_winner_is_the_rules(seed: int, position: int, temperature: float, width
     assert winner(logits, sampling, position) == int(noisy(logits, sampling, position).argmax())
 
 
+def mass(logits: np.ndarray, temperature: float) -> float:
+    return float(np.exp((logits.astype(np.float64) - logits.max()) / temperature).sum())
+
+
 @given(
     seed=st.integers(0, 2**63 - 1),
     temperature=st.sampled_from([1e-9, LEAST_TEMPERATURE, 0.8, 1.5, 100.0]),
@@ -46,7 +50,7 @@ def test_nucleus_winner_is_the_rules(
     if steps:  # many equal scores, so that it matters which of them top-p keeps
         logits = np.round(logits / max(spread, 1) * steps).astype(np.float32)
     sampling = Sampling(temperature, 0, top_p, seed)
-    assert nucleus_winner(logits, sampling, 3) == int(noisy(logits, sampling, 3).argmax())
+    assert nucleus_winner(logits, sampling, 3, mass(logits, temperature)) == int(noisy(logits, sampling, 3).argmax())
 
 
 def test_nucleus_winner_sorts_nothing_unless_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,9 +62,10 @@ def test_nucleus_winner_sorts_nothing_unless_it_must(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(race, "sample", plain)
     logits = row(1, 49152, 1.0)
+    total = mass(logits, 1.5)
     for position in range(40):
         sampling = Sampling(1.5, 0, 0.95, 7)
-        assert nucleus_winner(logits, sampling, position) == sample(logits, sampling, position)
+        assert nucleus_winner(logits, sampling, position, total) == sample(logits, sampling, position)
     assert not asked
 
 
