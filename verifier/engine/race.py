@@ -78,10 +78,10 @@ def nucleus_winner(logits: npt.NDArray[np.float32], sampling: Sampling, position
     while True:
         token = winner(running, sampling, position)
         height = logits[token]
-        above, beside = (
-            float(np.exp((chosen - highest) / np.float32(sampling.temperature)).sum())
-            for chosen in (logits[logits > height], logits[logits == height][1:])
-        )
+        higher = logits[logits > height]
+        above = float(np.exp((higher - highest) / np.float32(sampling.temperature)).sum())
+        equals = np.count_nonzero(logits == height) - 1
+        beside = equals * math.exp((height - highest) / sampling.temperature)
         if above + beside < (sampling.top_p - _ROUGHNESS) * total:
             return token  # kept, however its equals are ordered
         if above < (sampling.top_p + _ROUGHNESS) * total:
