@@ -32,6 +32,7 @@ from edge_agent.reply import Reply
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.spool import SpoolError
 from edge_agent.tally import Tally
+from edge_agent.watched import Watched
 from schemas import codec
 from schemas.digest import tokenizer_digest
 from schemas.errors import WireError
@@ -69,7 +70,7 @@ class AgentOptions(Struct, frozen=True):
     """How one agent runs.
 
     Attributes:
-        device: own id; the MQTT client id is `agent-` and this.
+        device: own id.
         address: of the broker, or of several, the preferred one first.
         root: of all topics.
         target: name of the only target to use; empty for whichever fits the tokenizer.
@@ -78,7 +79,10 @@ class AgentOptions(Struct, frozen=True):
         run: tokens the verifier writes by itself in a round for which the drafter has nothing to propose; 0 is plain
             SLED, with one token for such a round.
         outage: what to do when the verifier does not answer, and after how long.
+        tls: the files of its identity, or those to trust.
         release: version of the software, for people.
+        client_id: of the MQTT session; empty for `agent-` and the id. Where brokers know clients by their certificates
+            it is the name in it.
     """
 
     device: str
@@ -91,6 +95,7 @@ class AgentOptions(Struct, frozen=True):
     outage: OutageRules = STALL
     tls: Tls | None = None
     release: str = ""
+    client_id: str = ""
 
 
 class _DraftAnswer(Struct, frozen=True):
@@ -145,8 +150,11 @@ class Agent:
         self.link_up = False
         self._misfit_since: float | None = None
         self._announced_drafter = drafter.name
+        self._turns = 0
+        self._heard = 0
+        self._watched = Watched(drafter)
         self._drafting = DraftingThread(
-            drafter,
+            self._watched,
             lambda session, event: self._items.put(_DraftAnswer(session, event)),
             self.metrics.draft_token_seconds.observe,
         )
@@ -158,7 +166,7 @@ class Agent:
         state = topics.device_state(device)
         bridge = Bridge(
             self._options.address,
-            f"agent-{device}",
+            self._options.client_id or f"agent-{device}",
             clean=False,
             tls=self._options.tls,
             will=Will(state, codec.encode_json(self._state("offline"))),
@@ -171,7 +179,7 @@ class Agent:
         bridge.subscribe(topics.verifier_state("+"), self._items.deliver)
         bridge.subscribe(topics.ask(device), self._items.deliver, acknowledge="manual")
         bridge.subscribe(topics.cancel(device), self._items.deliver)
-        bridge.subscribe(state, self._items.deliver)
+        bridge.subscribe(state, self._hear)
         bridge.subscribe(topics.sessions(device), self._items.deliver)
         return bridge
 
@@ -243,8 +251,26 @@ class Agent:
         except SpoolError as error:
             _log.warning("what was learnt of the drafters is not kept: %s", error)
 
+    def progress(self) -> dict[str, int | None]:
+        """Return for each part of this agent a count that grows while it gets on; None while it has nothing to do.
+
+        The network thread is given something to do for the next time: a broker answers a repeated SUBSCRIBE with the
+        retained message (MQTT-3.8.4-3), here this device's own state, which costs nobody else anything. A broker that
+        has never let it read its state proves nothing. Callable from any thread but the network's.
+        """
+        heard = self._heard if self.link_up and self._heard else None
+        if self.link_up:
+            self._bridge.subscribe(self.topics.device_state(self.device), self._hear)
+        return {"the loop": self._turns, "the network thread": heard, "drafting": self._watched.progress}
+
+    def _hear(self, message: Message) -> None:
+        """Take in this device's own state, on the network thread."""
+        self._heard += 1
+        self._items.deliver(message)
+
     def _turn(self, item: _Item | None) -> None:
         """One turn of the loop. A mistake of ours ends the request it happened in, never the agent."""
+        self._turns += 1
         try:
             if item is not None:
                 self._take(item)

@@ -128,6 +128,7 @@ class Spool:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch(0o600)  # prompts are in it; SQLite gives its other files the same mode
             db = sqlite3.connect(where, isolation_level=None, check_same_thread=False, timeout=1)
             # Held until the file is closed, so that no second agent speaks for the same sessions.
             db.execute("PRAGMA locking_mode=EXCLUSIVE")

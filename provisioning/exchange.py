@@ -18,8 +18,10 @@ from provisioning.certificate import to_pem
 from provisioning.enrolment import read_answer
 from provisioning.errors import ProvisioningError
 from provisioning.files import SECRET, NewFile
+from provisioning.role import Role
 from schemas.enrolment import answer_topic, encode_enrolment, request_topic
 from schemas.errors import WireError
+from schemas.topics import Topics
 
 if TYPE_CHECKING:
     from broker.message import Message
@@ -52,11 +54,14 @@ class MqttAsk:
             ProvisioningError: no broker lets this identity in, or nobody answers.
         """
         with tempfile.TemporaryDirectory(prefix="sled-enroll-") as folder:
-            return self._ask(place, identity.name, request, _tls(Path(folder), identity))
+            return self._ask(place, identity, request, _tls(Path(folder), identity))
 
-    def _ask(self, place: Place, name: str, request: EnrolmentRequest, tls: Tls) -> str:
+    def _ask(self, place: Place, identity: Identity, request: EnrolmentRequest, tls: Tls) -> str:
+        name, renewing = identity.name, identity.role is Role.DEVICE
         answers: queue.Queue[Message] = queue.Queue(_MOST_WAITING)
-        bridge = Bridge(parse_addresses(place.broker), name, tls=tls, max_payload=_MOST_BYTES)
+        bridge = Bridge(parse_addresses(place.broker), name, clean=not renewing, tls=tls, max_payload=_MOST_BYTES)
+        if renewing:  # the agent's session: asks that wait for it stay with the broker
+            bridge.subscribe(Topics(place.root).ask(name), lambda _: None, acknowledge="manual")
 
         def take(message: Message) -> None:
             if not answers.full():

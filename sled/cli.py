@@ -8,19 +8,20 @@ import os
 import shlex
 import sys
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003 -- typer reads annotations when the command runs
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import platformdirs
 import typer
 from rich.console import Console
 
-from sled import errors, provision
+from sled import doctor, errors, install, provision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.address import Addresses
+    from provisioning.role import Role
+    from sled.connection import Connection
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,6 +41,8 @@ app.add_typer(model, name="model")
 app.add_typer(draft, name="draft")
 app.add_typer(bench, name="bench")
 provision.mount(app)
+install.mount(app)
+doctor.mount(app)
 
 
 class DType(StrEnum):
@@ -75,15 +78,32 @@ class Precision(StrEnum):
 
 
 Broker = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--broker",
         envvar="SLED_BROKER",
         help="Where the broker is: host, host:port or mqtt://user:password@host:port; mqtts for TLS, mqtt5 or mqtt5s "
         "for MQTT 5. Several with commas between them: the next is used while those before it are away.",
+        show_default="what the identity says, else 127.0.0.1:1883",
     ),
 ]
-Root = Annotated[str, typer.Option("--root", envvar="SLED_ROOT", help="Root of all topics.")]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        "--root",
+        envvar="SLED_ROOT",
+        help="Root of all topics.",
+        show_default="what the identity says, else sled/v1",
+    ),
+]
+IdentityFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        envvar="SLED_IDENTITY",
+        help="Folder of this machine's identity, as `sled enroll` makes it: connect with its certificate, over TLS.",
+    ),
+]
 TargetName = Annotated[
     str | None,
     typer.Option(
@@ -118,6 +138,26 @@ TopP = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text; by default a random one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of the output.")]
+
+
+def _configured(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a file stand in for options that are not given; it is read before they are."""
+    if path is not None:
+        from sled.config import ConfigError, read
+
+        context.default_map = _read(lambda file: read(file, context.command.name or ""), path, "--config", ConfigError)
+    return path
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=_configured,
+        is_eager=True,
+        help="YAML file that stands in for options that are not given; its keys are their names.",
+    ),
+]
 
 
 @app.callback()
@@ -309,6 +349,11 @@ def run_broker(
     ] = None,
     crl: Annotated[Path | None, typer.Option(help="The authority's list of revoked certificates.")] = None,
     access: Annotated[Path | None, typer.Option(help="Access file: who may do what.")] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the broker's identity, in place of --cert, --key and --ca."),
+    ] = None,
+    config: ConfigFile = None,  # noqa: ARG001 -- read before the others
 ) -> None:
     """Run an MQTT broker on this machine.
 
@@ -318,6 +363,10 @@ def run_broker(
     from broker.tls import ServerTls
     from sled.run import run_broker as run
 
+    if identity is not None:
+        if cert is not None or key is not None or ca is not None:
+            raise typer.BadParameter("stands in place of --cert, --key and --ca", param_hint="--identity")
+        cert, key, ca = _broker_identity(identity)
     if (cert is None) != (key is None):
         raise typer.BadParameter("a certificate and its key are given together", param_hint="--cert, --key")
     if cert is None and (ca is not None or crl is not None):
@@ -332,9 +381,12 @@ def run_broker(
 
 @app.command("verifier")
 def run_verifier(
-    name: Annotated[str, typer.Argument(help="Id of this verifier.")] = "verifier",
-    broker: Broker = "127.0.0.1:1883",
-    root: Root = "sled/v1",
+    name: Annotated[
+        str | None, typer.Argument(help="Id of this verifier; by default its identity's name, else verifier.")
+    ] = None,
+    broker: Broker = None,
+    root: Root = None,
+    identity: IdentityFolder = None,
     target: TargetName = None,
     dtype: Annotated[DType, typer.Option(help="What the target computes in; only float32 is exact.")] = DType.AUTO,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -357,19 +409,22 @@ def run_verifier(
         ),
     ] = 0.0,
     metrics: MetricsPlace = None,
+    config: ConfigFile = None,  # noqa: ARG001 -- read before the others
 ) -> None:
     """Verify the drafts of many devices with one target model."""
-    from schemas.topics import Topics, check_name
+    from provisioning.role import Role
+    from schemas.topics import check_name
 
-    check_name(name, "verifier id")
-    Topics(root)
+    if name is not None:
+        check_name(name, "verifier id")
     _batching(batching)
+    connection = _connection(Role.VERIFIER, broker, root, identity, name)
     from sled.run import VerifierSettings
     from sled.run import run_verifier as run
 
     run(
         VerifierSettings(
-            name, _address(broker), root, _pull(target), dtype.value, device,
+            name or connection.client_id or "verifier", connection, _pull(target), dtype.value, device,
             round(kv_budget * 2**30), threads, capacity, batching, drain, metrics,
         )
     )  # fmt: skip
@@ -377,9 +432,10 @@ def run_verifier(
 
 @app.command("agent")
 def run_agent(
-    device: Annotated[str, typer.Argument(help="Id of this device.")],
-    broker: Broker = "127.0.0.1:1883",
-    root: Root = "sled/v1",
+    device: Annotated[str | None, typer.Argument(help="Id of this device; by default its identity's name.")] = None,
+    broker: Broker = None,
+    root: Root = None,
+    identity: IdentityFolder = None,
     drafter: Drafters = None,
     tokenizer: Annotated[
         Path | None,
@@ -426,15 +482,21 @@ def run_agent(
         float, typer.Option("--outage-window", min=0.1, help="… if they lie within so many seconds.")
     ] = 60.0,
     metrics: MetricsPlace = None,
+    config: ConfigFile = None,  # noqa: ARG001 -- read before the others
 ) -> None:
     """Draft on this device, have the drafts verified, and answer apps."""
     from models.default import default_choice
-    from schemas.topics import Topics, check_name
+    from provisioning.role import Role
+    from schemas.topics import check_name
 
-    check_name(device)
-    Topics(root)
+    if device is not None:
+        check_name(device)
+    elif identity is None:
+        raise typer.BadParameter("name this device, or give its --identity", param_hint="DEVICE")
     _policy(policy)
     _record(record)
+    connection = _connection(Role.DEVICE, broker, root, identity, device)
+    device = device or connection.client_id
     drafters = _drafters(drafter)
     if not drafters and (shipped := default_choice(tokenizer)):
         drafters = (shipped,)
@@ -444,8 +506,7 @@ def run_agent(
     run(
         AgentSettings(
             device,
-            _address(broker),
-            root,
+            connection,
             drafters or (str(_export(_pull(None))),),
             tokenizer or _tokenizer(drafters) or _pull(None),
             policy,
@@ -471,8 +532,9 @@ def run_agent(
 def ask(
     device: Annotated[str, typer.Argument(help="Id of the device to ask.")],
     prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
-    broker: Broker = "127.0.0.1:1883",
-    root: Root = "sled/v1",
+    broker: Broker = None,
+    root: Root = None,
+    identity: IdentityFolder = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Length of the answer at most.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be given again.")] = None,
     temperature: Temperature = 0.0,
@@ -493,10 +555,12 @@ def ask(
     """Ask a device and watch its answer stream."""
     import msgspec
 
+    from provisioning.role import Role
     from schemas.messages import Ask, ErrorEvent
     from sled.client import Client
     from sled.screen import Screen
 
+    connection = _connection(Role.APP, broker, root, identity)
     text = sys.stdin.read() if prompt == "-" else prompt
     request = Ask(
         prompt=text,
@@ -508,7 +572,12 @@ def ask(
         stop=tuple(stop or ()),
         revise=revise,
     )
-    with Client(_address(broker), root=root) as client, Screen(Console(), redraw=revise and not as_json) as screen:
+    with (
+        Client(
+            connection.address, root=connection.root, client_id=connection.client_id or None, tls=connection.tls
+        ) as client,
+        Screen(Console(), redraw=revise and not as_json) as screen,
+    ):
         for event in client.ask(device, request, timeout=timeout):
             if as_json:
                 typer.echo(msgspec.json.encode(event).decode())
@@ -522,8 +591,9 @@ def ask(
 
 @app.command("sweep")
 def sweep(
-    broker: Broker = "127.0.0.1:1883",
-    root: Root = "sled/v1",
+    broker: Broker = None,
+    root: Root = None,
+    identity: IdentityFolder = None,
     ttl_factor: Annotated[
         float, typer.Option("--ttl-factor", min=0.01, help="Wait for so many times a session's time to live.")
     ] = 1.0,
@@ -550,12 +620,14 @@ def sweep(
     """
     import msgspec
 
-    from schemas.topics import Topics
+    from provisioning.role import Role
     from sled.run import run_until_signalled
     from sled.sweep import Sweep, SweepOptions
 
-    Topics(root)
-    options = SweepOptions(_address(broker), root, ttl_factor, offline, malformed, dry_run, watch)
+    connection = _connection(Role.SWEEPER, broker, root, identity)
+    options = SweepOptions(
+        connection.address, connection.root, ttl_factor, offline, malformed, dry_run, watch, connection.tls
+    )
     sweeping = Sweep(options, lambda finding: typer.echo(finding.describe(dry_run=dry_run), err=as_json))
     run_until_signalled(sweeping)
     report = sweeping.report()
@@ -658,10 +730,31 @@ def _read(parse: Callable[[T], R], given: T, option: str, wrong: type[Exception]
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
-def _address(text: str) -> Addresses:
-    from broker.address import parse_addresses
+def _connection(
+    role: Role, broker: str | None, root: str | None, folder: Path | None, name: str | None = None
+) -> Connection:
+    """Return how to reach the broker, and as whom: for an identity, whoever its folder says."""
+    from sled.connection import identified, plain
 
-    return _read(parse_addresses, text, "--broker")
+    if folder is None:
+        return _read(lambda where: plain(where, root), broker, "--broker")
+    from provisioning.identity_folder import IdentityFolder
+
+    opened = IdentityFolder(folder)
+    return _read(lambda where: identified(opened, role, broker=where, root=root, name=name), broker, "--broker")
+
+
+def _broker_identity(folder: Path) -> tuple[Path, Path, Path]:
+    """Return the files of a broker's identity: its certificate, its key and the authority."""
+    from datetime import UTC, datetime
+
+    from provisioning.identity_folder import IdentityFolder
+    from provisioning.role import Role
+    from sled.connection import require
+
+    opened = IdentityFolder(folder)
+    require(opened, Role.BROKER, datetime.now(UTC))
+    return opened.identity_file, opened.identity_file, opened.authority_file
 
 
 def _policy(text: str) -> None:

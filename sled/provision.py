@@ -17,8 +17,8 @@ from provisioning.role import GIVEN, Role
 if TYPE_CHECKING:
     from broker.address import Addresses
     from provisioning.authority import Authority
-    from provisioning.authority_folder import AuthorityFolder
     from provisioning.identity_folder import IdentityFolder
+    from provisioning.published import PublishedAuthority
     from provisioning.reports import IdentityReport, Report
     from provisioning.token import Ticket
 
@@ -69,7 +69,12 @@ Name = Annotated[str, typer.Argument(help="Name of the machine: its device id, c
 BrokerPlace = Annotated[
     str, typer.Option("--broker", envvar="SLED_BROKER", help="Where the broker is, with TLS: mqtts://host[:port].")
 ]
-Root = Annotated[str, typer.Option("--root", envvar="SLED_ROOT", help="Root of all topics.")]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        "--root", envvar="SLED_ROOT", help="Root of all topics.", show_default="as `sled ca init` was told, sled/v1"
+    ),
+]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="For how many days the certificate is good.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds to wait for the operator's answer.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be done.")]
@@ -84,6 +89,9 @@ def ca_init(
     folder: CaFolder = None,
     name: Annotated[str, typer.Option(help="What the authority is called, for people.")] = "SLED fleet",
     days: Annotated[int, typer.Option(min=1, max=36500, help="For how many days it is good.")] = 3650,
+    root: Annotated[
+        str | None, typer.Option("--root", envvar="SLED_ROOT", help="Root of all topics.", show_default="sled/v1")
+    ] = None,
     passphrase_file: PassphraseFile = None,
     *,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase to protect its key.")] = False,
@@ -97,12 +105,12 @@ def ca_init(
     secret = _given_passphrase(passphrase_file)
     if secret is None and passphrase:
         secret = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
-    _tell(
-        fleet.make_authority(
-            opened, name, now=_now(), passphrase=secret, lifetime=timedelta(days=days), dry_run=dry_run
-        ),
-        as_json=as_json,
+    report = fleet.make_authority(
+        opened, name, now=_now(), passphrase=secret, lifetime=timedelta(days=days), dry_run=dry_run
     )
+    if root is not None:
+        opened.settle(root, now=_now(), dry_run=dry_run)
+    _tell(report, as_json=as_json)
 
 
 @ca.command("crl")
@@ -121,10 +129,18 @@ def ca_crl(
 
 @ca.command("serve")
 def ca_serve(
-    broker: BrokerPlace,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker",
+            envvar="SLED_BROKER",
+            help="Where the broker is, with TLS: mqtts://host[:port].",
+            show_default="what the identity says",
+        ),
+    ] = None,
     identity: IdentityPlace = None,
     folder: CaFolder = None,
-    root: Root = "sled/v1",
+    root: Root = None,
     days: Days = 90,
     passphrase_file: PassphraseFile = None,
     end_after: Annotated[
@@ -137,17 +153,17 @@ def ca_serve(
 
     It needs an identity of role operator: `sled device create NAME --role operator --identity FOLDER`.
     """
-    from provisioning.certificate import check
     from provisioning.serve import EnrolmentServer, ServeOptions
+    from sled.connection import identified
     from sled.run import run_until_signalled
 
     seconds = None if end_after is None else _duration(end_after, "--for").total_seconds()
     opened, authority = _authority(folder, passphrase_file)
-    place = _identity_folder(identity)
-    own = place.require_identity()
-    check(own.certificate, own.authority, _now())
+    if broker is not None:
+        _addresses(broker)
+    own = identified(_identity_folder(identity), Role.OPERATOR, broker=broker, root=root or opened.root)
     options = ServeOptions(
-        _addresses(broker), own.name, place.tls(), root, timedelta(days=days), end_after=seconds, dry_run=dry_run
+        own.address, own.client_id, own.tls, own.root, timedelta(days=days), end_after=seconds, dry_run=dry_run
     )
     run_until_signalled(EnrolmentServer(opened, authority, options))
 
@@ -167,7 +183,7 @@ def device_create(
         typer.Option(help="Make its key and certificate here too, in this folder, for use on this machine."),
     ] = None,
     broker: Annotated[str, typer.Option("--broker", help="With --identity: where the broker will be.")] = "",
-    root: Root = "sled/v1",
+    root: Root = None,
     days: Days = 90,
     folder: CaFolder = None,
     passphrase_file: PassphraseFile = None,
@@ -195,7 +211,7 @@ def device_create(
             now=_now(),
             lifetime=timedelta(days=days),
             broker=broker,
-            root=root,
+            root=root or opened.root,
         )
     _tell(report, as_json=as_json)
 
@@ -277,7 +293,7 @@ def token_create(
     name: Name,
     broker: BrokerPlace,
     ttl: Annotated[str, typer.Option(metavar="TIME", help="How long it is good: 15m, 2h, …, at most 7d.")] = "15m",
-    root: Root = "sled/v1",
+    root: Root = None,
     folder: CaFolder = None,
     passphrase_file: PassphraseFile = None,
     *,
@@ -290,7 +306,9 @@ def token_create(
     span = _duration(ttl, "--ttl")
     _addresses(broker)
     opened, authority = _authority(folder, passphrase_file)
-    report = fleet.make_token(opened, authority, name, broker=broker, root=root, ttl=span, now=_now(), dry_run=dry_run)
+    report = fleet.make_token(
+        opened, authority, name, broker=broker, root=root or opened.root, ttl=span, now=_now(), dry_run=dry_run
+    )
     _tell(report, as_json=as_json)
 
 
@@ -403,10 +421,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _authority_folder(path: Path | None) -> AuthorityFolder:
-    from provisioning.authority_folder import AuthorityFolder
+def _authority_folder(path: Path | None) -> PublishedAuthority:
+    from provisioning.published import PublishedAuthority
 
-    return AuthorityFolder(path or _state("ca"))
+    return PublishedAuthority(path or _state("ca"))
 
 
 def _identity_folder(path: Path | None) -> IdentityFolder:
@@ -415,7 +433,7 @@ def _identity_folder(path: Path | None) -> IdentityFolder:
     return IdentityFolder(path or _state("identity"))
 
 
-def _authority(path: Path | None, passphrase_file: Path | None) -> tuple[AuthorityFolder, Authority]:
+def _authority(path: Path | None, passphrase_file: Path | None) -> tuple[PublishedAuthority, Authority]:
     folder = _authority_folder(path)
     secret = _given_passphrase(passphrase_file)
     if secret is None and folder.is_protected() and sys.stdin.isatty():

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from broker.address import Addresses
 from broker.errors import BrokerError, BrokerStartError
+from sled.connection import Connection
+from sled.notify import Notifier, attended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,21 +48,25 @@ def release() -> str:
     return version("sled-mqtt")
 
 
-def run_until_signalled(role: Stoppable, drain: Callable[[], None] | None = None) -> None:
-    """Run a role; SIGINT and SIGTERM end it in good order.
+def run_until_signalled(role: Stoppable, drain: Callable[[], None] | None = None, within: float = 0.0) -> None:
+    """Run a role; SIGINT and SIGTERM end it in good order. systemd is told how it is.
 
     Args:
         role: to run.
         drain: is called on the first signal instead, and the role stopped on the second; None stops it on the first.
+        within: seconds that draining may take.
     """
     ways = [role.stop] if drain is None else [role.stop, drain]
+    notifier = Notifier.from_environment()
 
     def signalled(*_: object) -> None:
+        notifier.stopping(within)
         (ways.pop() if len(ways) > 1 else ways[0])()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signalled)
-    role.run()
+    with attended(role, notifier):
+        role.run()
 
 
 def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None, security: Security) -> None:
@@ -69,16 +74,19 @@ def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None, s
     from broker.run import start_broker  # noqa: PLC0415 -- other roles have no broker installed
 
     stamp = security.stamp()
+    notifier = Notifier.from_environment()
     broker = start_broker(engine, host, port, state_dir=state, security=security)
     stopped = False
 
     def stop(*_: object) -> None:
         nonlocal stopped
         stopped = True
+        notifier.stopping()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     _log.info("%s listens at %s:%d", broker.name, broker.host, broker.port)
+    notifier.tell("READY=1", f"STATUS={broker.name} listens at {broker.host}:{broker.port}")
     while not stopped:
         if broker.wait(0.5) and not stopped:  # a signal may have been meant for both
             raise BrokerStartError(f"{broker.name} ended by itself: start it again, and see the system's log for why")
@@ -101,8 +109,7 @@ class VerifierSettings(Struct, frozen=True):
     """What `sled verifier` was told."""
 
     name: str
-    address: Addresses
-    root: str
+    connection: Connection
     target: Path
     dtype: str
     device: str
@@ -136,28 +143,29 @@ def run_verifier(settings: VerifierSettings) -> None:
     )
     options = VerifierOptions(
         settings.name,
-        settings.address,
+        settings.connection.address,
         tokenizer,
         numerics_fingerprint(settings.target, engine.dtype, engine.device),
-        settings.root,
+        settings.connection.root,
         settings.target.name,
         settings.capacity,
         parse_batching(settings.batching),
         settings.drain,
+        tls=settings.connection.tls,
         release=release(),
+        client_id=settings.connection.client_id,
     )
     _log.info("target %s is loaded", settings.target.name)
     verifier = Verifier(options, engine)
     with _served(settings.metrics, verifier.metrics.registry):
-        run_until_signalled(verifier, verifier.drain if settings.drain else None)
+        run_until_signalled(verifier, verifier.drain if settings.drain else None, settings.drain)
 
 
 class AgentSettings(Struct, frozen=True):
     """What `sled agent` was told."""
 
     device: str
-    address: Addresses
-    root: str
+    connection: Connection
     drafters: tuple[str, ...]
     tokenizer: Path
     policy: str
@@ -199,14 +207,16 @@ def run_agent(settings: AgentSettings) -> None:
     )
     options = AgentOptions(
         settings.device,
-        settings.address,
-        settings.root,
+        settings.connection.address,
+        settings.connection.root,
         settings.target,
         settings.max_tokens,
         settings.max_queue,
         settings.run,
         OutageRules(OutageMode(settings.outage), settings.outage_failures, settings.outage_window),
+        tls=settings.connection.tls,
         release=release(),
+        client_id=settings.connection.client_id,
     )
     spool = Spool(settings.spool)
     _log.info("drafter %s is loaded", drafter.name)

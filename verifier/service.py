@@ -66,7 +66,7 @@ class VerifierOptions(Struct, frozen=True):
     """How one verifier runs.
 
     Attributes:
-        verifier: own id; the MQTT client id is `verifier-` and this.
+        verifier: own id.
         address: of the broker, or of several, the preferred one first.
         root: of all topics.
         target: name of the target model, for people.
@@ -75,7 +75,10 @@ class VerifierOptions(Struct, frozen=True):
         capacity: sessions served at once.
         batching: what makes a step.
         drain: seconds that sessions have to move to other verifiers, or to end, once this one is told to stop.
+        tls: the files of its identity, or those to trust.
         release: version of the software, for people.
+        client_id: of the MQTT session; empty for `verifier-` and the id. Where brokers know clients by their
+            certificates it is the name in it.
     """
 
     verifier: str
@@ -89,6 +92,7 @@ class VerifierOptions(Struct, frozen=True):
     drain: float = 0.0
     tls: Tls | None = None
     release: str = ""
+    client_id: str = ""
 
 
 class _Stepped(Struct, frozen=True):
@@ -150,6 +154,8 @@ class Verifier:
         self._wake_at: float | None = None
         self._alive_asked = False
         self._heartbeat = 0
+        self._turns = 0
+        self._heard = 0
         self._round_time = 0.0
         self._announce_at = 0.0
         self._released: list[Key] = []
@@ -160,7 +166,7 @@ class Verifier:
         state = self._topics.verifier_state(self._verifier)
         bridge = Bridge(
             self._options.address,
-            f"verifier-{self._verifier}",
+            self._options.client_id or f"verifier-{self._verifier}",
             clean=True,
             tls=self._options.tls,
             will=Will(state, codec.encode_json(VerifierState(VERSION, "offline", self._boot))),
@@ -169,7 +175,7 @@ class Verifier:
             on_error=lambda error: _log.error("%s", error),
             retains=(state,),
         )
-        bridge.subscribe(state, self._items.deliver)
+        bridge.subscribe(state, self._hear)
         bridge.subscribe(self._topics.sessions("+"), self._items.deliver)
         bridge.subscribe(self._topics.draft("+", self._verifier), self._items.deliver)
         return bridge
@@ -204,8 +210,28 @@ class Verifier:
         self._publish(self._topics.verifier_state(self._verifier), codec.encode_json(offline), retain=True)
         self._bridge.stop()
 
+    def progress(self) -> dict[str, int | None]:
+        """Return for each part of this verifier a count that grows while it gets on; None while it has nothing to do.
+
+        What the network thread has to do is to bring the verifier's own announcements back, every few seconds. A broker
+        that has never let it read them proves nothing. Callable from any thread.
+        """
+        heard = self._heard if self._link_up and self._heard else None
+        stepping = self._batch is not None or self._alive_asked
+        return {
+            "the loop": self._turns,
+            "the network thread": heard,
+            "the engine": self._heartbeat if stepping else None,
+        }
+
+    def _hear(self, message: Message) -> None:
+        """Take in this verifier's own state, on the network thread."""
+        self._heard += 1
+        self._items.deliver(message)
+
     def _turn(self) -> bool:
         """Take in everything that has come, then start a step if the engine is free; False to end."""
+        self._turns += 1
         for item in self._take_all():
             if isinstance(item, Stop):
                 return False

@@ -443,3 +443,10 @@ def test_reply_that_the_disk_does_not_give_is_told_in_a_sentence(spool: Spool) -
     spool._db.execute("DROP TABLE request")
     with pytest.raises(SpoolError, match=r"where request ask-1 is to be answered cannot be read .*: check the disk"):
         spool.reply("ask-1")
+
+
+def test_a_new_spool_is_its_owners_alone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.db")
+    spool.add(request())
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    spool.close()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,7 +37,20 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "broker", "verifier", "agent", "ask", "sweep", "demo", "model pull", "model export", "draft distill"],
+    [
+        "",
+        "broker",
+        "verifier",
+        "agent",
+        "ask",
+        "sweep",
+        "demo",
+        "model pull",
+        "model export",
+        "draft distill",
+        "install",
+        "uninstall",
+    ],
 )
 def test_every_command_has_help(command: str) -> None:
     result = sled(*command.split(), "--help")
@@ -253,3 +267,32 @@ def test_default_target_is_answered_identically() -> None:
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["identical"] is True
     assert report["total"]["mean_accepted_length"] > 2
+
+
+@pytest.mark.parametrize(
+    ("command", "role"),
+    [("ask pi hello", "app"), ("agent", "device"), ("verifier", "verifier"), ("sweep", "sweeper")],
+)
+def test_identity_of_a_wrong_role_says_so(tmp_path: Path, command: str, role: str) -> None:
+    from typer.testing import CliRunner
+
+    from provisioning import fleet
+    from provisioning.authority_folder import AuthorityFolder
+    from provisioning.errors import ProvisioningError
+    from provisioning.identity_folder import IdentityFolder
+    from provisioning.role import Role
+    from sled.cli import app
+
+    ca, now = AuthorityFolder(tmp_path / "ca"), datetime.now(UTC)
+    ca.create("fleet", now=now)
+    fleet.register(ca, "ops", Role.OPERATOR, now=now)
+    fleet.give_identity(ca, ca.authority(), "ops", IdentityFolder(tmp_path / "ops"), now=now, broker="mqtts://desk")
+    result = CliRunner().invoke(app, [*command.split(), "--identity", str(tmp_path / "ops")])
+    assert isinstance(result.exception, ProvisioningError)
+    assert f"whose role is operator, and this needs the role {role}" in str(result.exception)
+
+
+def test_agent_without_a_name_says_so() -> None:
+    result = sled("agent")
+    assert result.returncode == 2
+    assert "--identity" in result.stderr

@@ -16,6 +16,10 @@ from benchmarks.kit.error import BenchError
 
 DEFAULT: Final = Path(str(resources.files("benchmarks") / "plans" / "default.yaml"))
 
+MOST_BYTES: Final = 65_536
+MOST_DEPTH: Final = 8
+"""Levels of nesting; a plan needs four."""
+
 Positive: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 Chance: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
@@ -222,7 +226,10 @@ def read_plan(path: Path) -> Plan:
         BenchError: it cannot be read, or is no plan; the sentence names file and field.
     """
     try:
-        content = yaml.safe_load(path.read_bytes())
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        _bound(path, text)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise BenchError(
             f"the plan {path} cannot be read ({error.strerror}): give --plan a YAML or JSON file"
@@ -237,6 +244,23 @@ def read_plan(path: Path) -> Plan:
         return msgspec.convert(content, Plan)
     except msgspec.ValidationError as error:
         raise BenchError(f"the plan {path}: {_said(str(error))}; `sled bench faults --help` explains plans") from error
+
+
+def _bound(path: Path, text: bytes) -> None:
+    """Refuse what no plan needs before anything is built of it: PyYAML takes seconds for a text nested without end.
+
+    Raises:
+        BenchError: it is too long, or nested too deeply.
+        yaml.YAMLError, UnicodeDecodeError, ValueError: it is no YAML.
+    """
+    if len(text) > MOST_BYTES:
+        raise BenchError(f"the plan {path} has more than {MOST_BYTES} bytes: is it a plan?")
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark is not None else "?"
+            raise BenchError(f"the plan {path} is nested too deeply in line {line}")
 
 
 def _said(error: str) -> str:

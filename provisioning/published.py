@@ -1,0 +1,151 @@
+"""An authority's folder that also says who may do what, in the files that a broker reads.
+
+access.json      0644   for `sled broker`, whichever broker it runs
+mosquitto.acl    0644   for a Mosquitto that somebody else runs
+fleet.json       0644   the root of all topics, where it is not the usual one
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from broker.access import Identity
+from provisioning import files
+from provisioning.access import access
+from provisioning.authority import AUTHORITY_LIFETIME
+from provisioning.authority_folder import AuthorityFolder
+from provisioning.errors import ProvisioningError
+from provisioning.files import OPEN, SECRET, NewFile
+from provisioning.registry import identities
+from provisioning.render import Rendered, render
+from schemas.topics import DEFAULT_ROOT, Topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+    from pathlib import Path
+
+    from provisioning.authority import Authority
+    from provisioning.registry import Registry
+
+R = TypeVar("R")
+
+
+class Terms(Struct, frozen=True, forbid_unknown_fields=True):
+    """What holds for a whole fleet.
+
+    Attributes:
+        root: of all topics.
+    """
+
+    root: str = DEFAULT_ROOT
+
+
+class PublishedAuthority(AuthorityFolder):
+    """One authority's folder, whose access files follow its registry.
+
+    They are written after the registry, under the same kind of lock, from what the registry says then: two commands at
+    once leave the files of the later one. Where they could not be written (a full disk), the registry stands, and the
+    next command writes them.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.access_file = path / "access.json"
+        self.acl_file = path / "mosquitto.acl"
+        self.terms_file = path / "fleet.json"
+
+    @property
+    def root(self) -> str:
+        """The root of all topics of this fleet.
+
+        Raises:
+            ProvisioningError: the file is damaged.
+        """
+        text = files.read(self.terms_file, "the file")
+        if text is None:
+            return DEFAULT_ROOT
+        try:
+            return Topics(msgspec.json.decode(text, type=Terms).root).root
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ProvisioningError(f"{self.terms_file} is damaged ({error}): restore it from a backup") from None
+
+    def settle(self, root: str, *, now: datetime, dry_run: bool = False) -> None:
+        """Choose the root of all topics; where it is the usual one, no file is needed to say so.
+
+        Raises:
+            InvalidTopic: it is no topic.
+            ProvisioningError: this fleet has another one already.
+        """
+        wanted, known = Topics(root).root, self.root
+        if wanted == known or dry_run:
+            return
+        if self.terms_file.exists() or self.registry().devices:
+            raise ProvisioningError(
+                f"this fleet's topics begin with {known!r}, and machines rely on that: leave out --root, or make "
+                "another authority"
+            )
+        text = msgspec.json.format(msgspec.json.encode(Terms(wanted)), indent=2) + b"\n"
+        files.write([NewFile(self.terms_file, text)])
+        self.publish(now)
+
+    def create(
+        self,
+        name: str,
+        *,
+        now: datetime,
+        passphrase: bytes | None = None,
+        lifetime: timedelta = AUTHORITY_LIFETIME,
+        dry_run: bool = False,
+    ) -> bool:
+        """As `AuthorityFolder.create`; the access files of an empty fleet let nobody do anything."""
+        made = super().create(name, now=now, passphrase=passphrase, lifetime=lifetime, dry_run=dry_run)
+        if not dry_run:
+            self.publish(now)
+        return made
+
+    def change(
+        self,
+        alter: Callable[[Registry], tuple[Registry, R]],
+        *,
+        now: datetime,
+        authority: Authority | None = None,
+        dry_run: bool = False,
+    ) -> R:
+        """As `AuthorityFolder.change`; then the access files are written, where they are not what they should be."""
+        result = super().change(alter, now=now, authority=authority, dry_run=dry_run)
+        if not dry_run:
+            self.publish(now)
+        return result
+
+    def publish(self, now: datetime) -> None:
+        """Write the access files, where they are not what they should be.
+
+        Args:
+            now: with a time zone; tokens that have expired by then open nothing.
+
+        Raises:
+            ProvisioningError: the disk is full, or the folder cannot be written to; the files are as they were.
+        """
+
+        def write(registry: Registry) -> tuple[Registry, None]:
+            self._write(registry, now)
+            return registry, None
+
+        super().change(write, now=now)  # it holds the lock while it calls `write`
+
+    def _write(self, registry: Registry, now: datetime) -> None:
+        known = [Identity(name, role) for name, role in identities(registry, now)]
+        table = access(known, self.root)
+        wanted = [self._file(one) for one in (*render(table, "embedded"), *render(table, "mosquitto"))]
+        # A broker reads a file again that was replaced, so one that says the same stays.
+        files.write([file for file in wanted if files.read(file.path, "the file") != file.content])
+
+    def _file(self, rendered: Rendered) -> NewFile:
+        return NewFile(self.path / rendered.name, rendered.text.encode(), SECRET if rendered.secret else OPEN)

@@ -1,0 +1,149 @@
+"""The units: what systemd itself says of them, and what must be in them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from provisioning.systemd import Device, ServiceRole, config_file, first_config, service_units
+from sled.config import ROLES, parse
+
+if TYPE_CHECKING:
+    from provisioning.systemd import Unit
+
+PROGRAM = str(Path(sys.executable).resolve())  # `systemd-analyze verify` wants a program that is there
+EVERY = [(role, device) for role in ServiceRole for device in Device]
+
+
+@pytest.fixture
+def analyze() -> str:
+    """The program that judges units."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed (Debian: apt install systemd)")
+    return program
+
+
+def written(folder: Path, units: tuple[Unit, ...]) -> list[str]:
+    """Write units, and return their paths."""
+    for unit in units:
+        (folder / unit.name).write_text(unit.text)
+    return [str(folder / unit.name) for unit in units]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def exposure(analyze: str, path: str) -> float:
+    """What `systemd-analyze security` makes of a service: 0 is none, 10 is all."""
+    result = run(analyze, "security", "--offline=true", "--no-pager", path)
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", result.stdout)
+    assert found, result.stderr
+    return float(found[1])
+
+
+def settings(unit: Unit) -> dict[str, list[str]]:
+    """The settings of a unit, each with all its values."""
+    found: dict[str, list[str]] = {}
+    for line in unit.text.splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.mark.parametrize("role", ServiceRole)
+def test_systemd_accepts_them(analyze: str, role: ServiceRole, tmp_path: Path) -> None:
+    for device in Device:
+        result = run(analyze, "verify", "--man=no", *written(tmp_path, service_units(role, PROGRAM, device)))
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_systemd_would_say_what_is_wrong(analyze: str, tmp_path: Path) -> None:
+    """So that the test above can fail."""
+    (unit, *_) = service_units(ServiceRole.AGENT, PROGRAM)
+    (tmp_path / unit.name).write_text(unit.text.replace("WatchdogSec=180", "WatchdogSex=180"))
+    assert "WatchdogSex" in run(analyze, "verify", "--man=no", str(tmp_path / unit.name)).stderr
+
+
+@pytest.mark.parametrize(("role", "device"), EVERY)
+def test_exposure(analyze: str, role: ServiceRole, device: Device, tmp_path: Path) -> None:
+    service, *_ = written(tmp_path, service_units(role, PROGRAM, device))
+    assert exposure(analyze, service) <= 2.0
+
+
+def test_renewal_is_guarded_too(analyze: str, tmp_path: Path) -> None:
+    """It runs as root, since the identity is root's; root's powers it has not."""
+    _, service, _ = written(tmp_path, service_units(ServiceRole.AGENT, PROGRAM))
+    shutil.copy(service, tmp_path / "sled-renew@agent.service")
+    assert exposure(analyze, str(tmp_path / "sled-renew@agent.service")) <= 3.0
+
+
+@pytest.mark.parametrize(("role", "device"), EVERY)
+def test_what_every_service_has(role: ServiceRole, device: Device) -> None:
+    service, *renewal = service_units(role, PROGRAM, device)
+    found = settings(service)
+    assert found["Type"] == ["notify"]
+    assert found["Restart"] == ["on-failure"]
+    assert found["DynamicUser"] == ["yes"]
+    assert found["StateDirectory"] == [f"sled-{role}"]
+    assert {value.partition(":")[0] for value in found["LoadCredential"]} == {
+        "identity.pem",
+        "ca.pem",
+        "enrolment.json",
+    }
+    assert ("WatchdogSec" in found) == (role is not ServiceRole.BROKER)
+    assert [unit.name for unit in renewal] == (
+        [] if role is ServiceRole.BROKER else ["sled-renew@.service", "sled-renew@.timer"]
+    )
+    assert not re.search(r"@[A-Z_]+@", service.text), "every blank is filled"
+
+
+def test_devices() -> None:
+    def of(device: Device) -> dict[str, list[str]]:
+        return settings(service_units(ServiceRole.AGENT, PROGRAM, device)[0])
+
+    assert of(Device.CPU)["PrivateDevices"] == ["yes"]
+    assert "SupplementaryGroups" not in of(Device.CPU)
+    assert (of(Device.JETSON)["PrivateDevices"], of(Device.JETSON)["SupplementaryGroups"]) == (["no"], ["video render"])
+    assert of(Device.NVIDIA)["DeviceAllow"] == ["char-nvidia* rw"]
+
+
+@pytest.mark.parametrize("needs_renewal", [0, 1, 2])
+def test_renewal_only_when_due(needs_renewal: int, tmp_path: Path) -> None:
+    """systemd skips on 1 to 254 and fails on 255: "not yet" must skip, and what cannot be said must fail."""
+    program = tmp_path / "sled"
+    program.write_text(f'#!/bin/sh\ntest "$*" = "device needs-renewal --identity /etc/sled/identity/agent" || exit 9\n'
+                       f"exit {needs_renewal}\n")  # fmt: skip
+    program.chmod(0o755)
+    (condition,) = settings(service_units(ServiceRole.AGENT, str(program))[1])["ExecCondition"]
+    shell = condition.removeprefix("/bin/sh -c '").removesuffix("'").replace("$$", "$").replace("%i", "agent")
+    assert run("/bin/sh", "-c", shell).returncode == [0, 1, 255][needs_renewal]
+
+
+@pytest.mark.parametrize("program", ["sled", "/opt/my sled", "/opt/a;b", "/opt/a\nb", '/opt/"a', "/opt/$a", ""])
+def test_a_program_that_no_unit_should_name(program: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the program of a service"):
+        service_units(ServiceRole.AGENT, program)
+
+
+def test_a_percent_sign_is_not_a_specifier() -> None:
+    assert "ExecStart=/opt/a%%b/sled agent" in service_units(ServiceRole.AGENT, "/opt/a%b/sled")[0].text
+
+
+@pytest.mark.parametrize("role", ServiceRole)
+def test_the_first_configuration(role: ServiceRole) -> None:
+    """It is one, and so is each of its suggestions."""
+    assert set(ROLES) == set(ServiceRole)
+    text = first_config(role)
+    parse(text.encode(), config_file(role).name, role)
+    suggested = re.sub(r"^#(?=[a-z-]+: )", "", text, flags=re.MULTILINE)
+    assert len(parse(suggested.encode(), config_file(role).name, role)) >= 4
