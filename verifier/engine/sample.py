@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LEVELS = (-6.0, -9.0)
 """Top-p looks for its tokens among those of at least such a score, and further down if they do not reach top_p."""
 
-_FEW_BLOCKS = 16
+_FEW_BLOCKS = 48
 """Blocks of columns with a token above the first cut; from more on, rows are faster one by one, on a CPU."""
 
 _ROUGHNESS = 1e-5
