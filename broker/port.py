@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import time
 from typing import TYPE_CHECKING, Final
@@ -19,26 +18,6 @@ _POLL_SECONDS: Final = 0.02
 _CONNECT: Final = b"\x10\x16\x00\x04MQTT\x04\x02\x00\x0a\x00\x0asled-probe"
 _CONNACK_ACCEPTED: Final = b"\x20\x02\x00\x00"
 _DISCONNECT: Final = b"\xe0\x00"
-
-
-def loopback(host: str) -> str:
-    """Return the numeric loopback address of `host`.
-
-    Raises:
-        BrokerStartError: the host is beyond loopback, where a broker without TLS and accounts must not listen.
-    """
-    if host == "localhost":
-        return "127.0.0.1"
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
-        raise BrokerStartError(
-            f"a broker started here listens on loopback only, not on {host!r}, since it has neither TLS nor accounts: "
-            "leave out --host, or run a broker with TLS and access control yourself and name it with --broker"
-        )
-    return str(address)
 
 
 def claim(host: str, port: int) -> int:

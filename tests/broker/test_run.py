@@ -16,8 +16,9 @@ from broker.client import Bridge
 from broker.embedded import EmbeddedBroker
 from broker.errors import BrokerError, BrokerStartError, SubscriptionRefused
 from broker.mosquitto import MosquittoFiles, MosquittoProcess, render_config
-from broker.port import answers, claim, loopback
+from broker.port import answers, claim
 from broker.run import Engine, RunningBroker, start_broker
+from broker.security import Security, place
 from broker.tls import ServerTls
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def test_beyond_loopback_is_refused(engine: Engine, host: str) -> None:
 )
 def test_loopback(host: str, expected: str) -> None:
     """Every name of this machine to itself is accepted."""
-    assert loopback(host) == expected
+    assert place(host, Security()) == expected
 
 
 def test_ipv6(engine: Engine) -> None:
