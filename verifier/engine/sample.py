@@ -221,26 +221,22 @@ def _mass_below(
     All tokens are summed in float32 as if none were above the cut, which is several times faster than a mask; those
     that are, `counts` [N] of them, are taken off again.
     """
-    highest, temperatures = blocks.highest.float(), draws.temperatures.float()
-    parts = []
-    for part in _parts(blocks, _PIECE if blocks.logits.is_cuda else _CACHED):
-        values = torch.minimum(blocks.logits[part], cuts[part, None]).float()
-        values -= highest[part, None]
-        values /= temperatures[part, None]
-        parts.append(values.exp_().sum(1))
-    clipped = torch.cat(parts).double()
-    below = clipped - counts * ((cuts.double() - highest.double()) / draws.temperatures).exp()
+    clipped = _mass(blocks, draws, cuts).double()
+    below = clipped - counts * ((cuts.double() - blocks.highest.double()) / draws.temperatures).exp()
     error = _ROUGHNESS * clipped
     # A temperature that is nothing in float32 gives NaN here.
     return (below - error).clamp(min=0), below + error
 
 
-def _totals(blocks: Blocks, draws: Draws) -> torch.Tensor:
-    """Return the sum [N] of the unnormalised probabilities of each row, in float32."""
+def _mass(blocks: Blocks, draws: Draws, cuts: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the sum [N] of the unnormalised probabilities of each row, in float32; no logit counts above its cut."""
     highest, temperatures = blocks.highest.float(), draws.temperatures.float()
     parts = []
-    for part in _parts(blocks, _CACHED):
-        values = blocks.logits[part].float() - highest[part, None]
+    for part in _parts(blocks, _PIECE if blocks.logits.is_cuda else _CACHED):
+        logits = blocks.logits[part]
+        if cuts is not None:
+            logits = torch.minimum(logits, cuts[part, None])
+        values = logits.float() - highest[part, None]
         values /= temperatures[part, None]
         parts.append(values.exp_().sum(1))
     return torch.cat(parts)
@@ -263,7 +259,7 @@ def _one_by_one(blocks: Blocks, draws: Draws) -> torch.Tensor:
     """Sample rows as a drafter does, in as many threads as torch has."""
     logits = blocks.logits
     by_p = bool((draws.top_p < 1).any())
-    totals = _totals(blocks, draws).tolist() if by_p else []
+    totals = _mass(blocks, draws).tolist() if by_p else []
 
     def one(index: int) -> int:
         row, values = draws.rows[index], logits[index].float().numpy()
