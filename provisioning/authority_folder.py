@@ -11,12 +11,10 @@ lost in a power cut is written again by the next command.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from filelock import FileLock, Timeout
 
 from provisioning import certificate as certificates
 from provisioning import files, keys
@@ -26,7 +24,8 @@ from provisioning.errors import ProvisioningError
 from provisioning.files import OPEN, SECRET, NewFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
     from pathlib import Path
 
@@ -79,6 +78,7 @@ class AuthorityFolder:
                     NewFile(self.key_file, keys.to_pem(authority.key, passphrase), SECRET),
                     NewFile(self.registry_file, book.encode(registry), SECRET),
                     NewFile(self.list_file, _list(authority, registry, now)),
+                    *self._derived(registry, now),
                     NewFile(self.certificate_file, certificates.to_pem(authority.certificate).encode(), OPEN),
                 ]
             )
@@ -166,8 +166,12 @@ class AuthorityFolder:
                     changed.append(NewFile(self.list_file, _list(authority, after, now)))
             if after != before:
                 changed.insert(0, NewFile(self.registry_file, book.encode(after), SECRET))
-            files.write(changed)
+            files.write([*changed, *self._derived(after, now)])
         return result
+
+    def _derived(self, registry: Registry, now: datetime) -> list[NewFile]:  # noqa: ARG002 -- for those who have some
+        """Return what else has to be written, so that all files here say what the registry says."""
+        return []
 
     def _is_there(self) -> bool:
         if self.certificate_file.exists():
@@ -195,24 +199,8 @@ class AuthorityFolder:
             or now > ends - LIST_LIFETIME / 2
         )
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.path / ".lock", mode=SECRET)
-        try:
-            lock.acquire(timeout=_LOCKED_FOR)
-        except Timeout:
-            raise ProvisioningError(
-                f"another command has been changing {self.path} for {_LOCKED_FOR:.0f} s: wait for it to end"
-            ) from None
-        except OSError as error:
-            raise ProvisioningError(
-                f"{self.path} cannot be written to ({error.strerror}): run this as the user whose authority it is"
-            ) from error
-        try:
-            files.clear_leftovers(self.path)
-            yield
-        finally:
-            lock.release()
+    def _locked(self) -> AbstractContextManager[None]:
+        return files.locked(self.path, "authority", within=_LOCKED_FOR)
 
 
 def _list(authority: Authority, registry: Registry, now: datetime) -> bytes:

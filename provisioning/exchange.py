@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Final
 from broker.address import parse_addresses
 from broker.client import Bridge
 from broker.errors import BrokerUnreachable
-from broker.tls import Tls
-from provisioning import files, keys
-from provisioning.certificate import to_pem
 from provisioning.enrolment import read_answer
 from provisioning.errors import ProvisioningError
-from provisioning.files import SECRET, NewFile
+from provisioning.identity_folder import IdentityFolder
 from provisioning.role import Role
 from schemas.enrolment import answer_topic, encode_enrolment, request_topic
 from schemas.errors import WireError
@@ -25,6 +22,7 @@ from schemas.topics import Topics
 
 if TYPE_CHECKING:
     from broker.message import Message
+    from broker.tls import Tls
     from provisioning.identity_folder import Identity, Place
     from schemas.enrolment import EnrolmentRequest
 
@@ -54,7 +52,9 @@ class MqttAsk:
             ProvisioningError: no broker lets this identity in, or nobody answers.
         """
         with tempfile.TemporaryDirectory(prefix="sled-enroll-") as folder:
-            return self._ask(place, identity, request, _tls(Path(folder), identity))
+            own = IdentityFolder(Path(folder))
+            own.install(identity, place)
+            return self._ask(place, identity, request, own.tls())
 
     def _ask(self, place: Place, identity: Identity, request: EnrolmentRequest, tls: Tls) -> str:
         name, renewing = identity.name, identity.role is Role.DEVICE
@@ -110,10 +110,3 @@ class MqttAsk:
             if certificate is not None:
                 return certificate
         return None
-
-
-def _tls(folder: Path, identity: Identity) -> Tls:
-    authority, own = folder / "ca.pem", folder / "identity.pem"
-    pem = keys.to_pem(identity.key) + to_pem(identity.certificate).encode()
-    files.write([NewFile(authority, to_pem(identity.authority).encode()), NewFile(own, pem, SECRET)])
-    return Tls(authority, own, own)

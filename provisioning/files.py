@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from filelock import FileLock, Timeout
+
 from provisioning.errors import ProvisioningError
 
 if TYPE_CHECKING:
@@ -68,6 +70,35 @@ def clear_leftovers(folder: Path) -> None:
     with suppress(OSError):
         for leftover in folder.glob(f".*{_NEW}"):
             leftover.unlink()
+
+
+@contextmanager
+def locked(folder: Path, whose: str, *, within: float = 0.0) -> Iterator[None]:
+    """Let one command at a time change a folder, which is there.
+
+    Args:
+        folder: to be changed.
+        whose: what it holds, for a sentence.
+        within: seconds to wait for another command.
+
+    Raises:
+        ProvisioningError: another one changes it, or it cannot be written to.
+    """
+    lock = FileLock(folder / ".lock", mode=SECRET)
+    try:
+        lock.acquire(timeout=within)
+    except Timeout:
+        what = f"has been changing {folder} for {within:.0f} s" if within else f"is changing {folder}"
+        raise ProvisioningError(f"another command {what}: wait for it to end") from None
+    except OSError as error:
+        raise ProvisioningError(
+            f"{folder} cannot be written to ({error.strerror}): run this as the user whose {whose} it is"
+        ) from error
+    try:
+        clear_leftovers(folder)
+        yield
+    finally:
+        lock.release()
 
 
 def make_folder(path: Path, mode: int = 0o755) -> None:

@@ -131,11 +131,12 @@ def give_identity(
             raise ProvisioningError(f"{place.path} holds the identity of {present.name!r}: name another folder")
         if present is not None and present.certificate.not_valid_after_utc - now > lifetime / 3:
             return _report(folder.registry(), name, now, changed=False)
-        wanted = SigningRequest(name, place.take_pending_key().public_key())
+        key = place.take_pending_key()
+        wanted = SigningRequest(name, key.public_key())
         terms = Terms(x509.random_serial_number(), now, lifetime)
         pem = folder.change(lambda registry: sign_for(registry, authority, wanted, terms), now=now, authority=authority)
         certificate = accept(pem, name, wanted.key, authority.certificate, now)
-        place.install(Identity(certificate, place.take_pending_key(), authority.certificate), Place(name, broker, root))
+        place.install(Identity(certificate, key, authority.certificate), Place(name, broker, root))
     return _report(folder.registry(), name, now, changed=True)
 
 
@@ -152,8 +153,7 @@ def show_device(folder: AuthorityFolder, name: str, *, now: datetime) -> DeviceR
         ProvisioningError: it is not registered.
     """
     registry = folder.registry()
-    if check_name(name) not in registry.devices:
-        raise ProvisioningError(f"no device {name!r} is registered: `sled device list` shows those that are")
+    book.find(registry, check_name(name))
     return _report(registry, name, now)
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from filelock import FileLock, Timeout
 from msgspec import Struct
 
 from broker.tls import Tls
@@ -192,20 +191,8 @@ class IdentityFolder:
             ProvisioningError: another one does, or the folder cannot be written to.
         """
         files.make_folder(self.path, 0o700)
-        lock = FileLock(self.path / ".lock", mode=SECRET)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ProvisioningError(f"another command is changing {self.path}: wait for it to end") from None
-        except OSError as error:
-            raise ProvisioningError(
-                f"{self.path} cannot be written to ({error.strerror}): run this as the user whose identity it is"
-            ) from error
-        try:
-            files.clear_leftovers(self.path)
+        with files.locked(self.path, "identity"):
             yield
-        finally:
-            lock.release()
 
     def _place_file(self, place: Place) -> NewFile:
         return NewFile(self.place_file, msgspec.json.format(msgspec.json.encode(place), indent=2) + b"\n")

@@ -24,11 +24,9 @@ from provisioning.render import Rendered, render
 from schemas.topics import DEFAULT_ROOT, Topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime, timedelta
     from pathlib import Path
 
-    from provisioning.authority import Authority
     from provisioning.registry import Registry
 
 R = TypeVar("R")
@@ -47,9 +45,8 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True):
 class PublishedAuthority(AuthorityFolder):
     """One authority's folder, whose access files follow its registry.
 
-    They are written after the registry, under the same kind of lock, from what the registry says then: two commands at
-    once leave the files of the later one. Where they could not be written (a full disk), the registry stands, and the
-    next command writes them.
+    They are written with it: on a full disk all stays as it was. What a loss of power left behind the registry is
+    written by the next command.
 
     Args:
         path: of the folder.
@@ -104,25 +101,11 @@ class PublishedAuthority(AuthorityFolder):
         lifetime: timedelta = AUTHORITY_LIFETIME,
         dry_run: bool = False,
     ) -> bool:
-        """As `AuthorityFolder.create`; the access files of an empty fleet let nobody do anything."""
+        """As `AuthorityFolder.create`; for one that is there already, the access files are put right."""
         made = super().create(name, now=now, passphrase=passphrase, lifetime=lifetime, dry_run=dry_run)
-        if not dry_run:
+        if not made and not dry_run:
             self.publish(now)
         return made
-
-    def change(
-        self,
-        alter: Callable[[Registry], tuple[Registry, R]],
-        *,
-        now: datetime,
-        authority: Authority | None = None,
-        dry_run: bool = False,
-    ) -> R:
-        """As `AuthorityFolder.change`; then the access files are written, where they are not what they should be."""
-        result = super().change(alter, now=now, authority=authority, dry_run=dry_run)
-        if not dry_run:
-            self.publish(now)
-        return result
 
     def publish(self, now: datetime) -> None:
         """Write the access files, where they are not what they should be.
@@ -133,19 +116,14 @@ class PublishedAuthority(AuthorityFolder):
         Raises:
             ProvisioningError: the disk is full, or the folder cannot be written to; the files are as they were.
         """
+        self.change(lambda registry: (registry, None), now=now)
 
-        def write(registry: Registry) -> tuple[Registry, None]:
-            self._write(registry, now)
-            return registry, None
-
-        super().change(write, now=now)  # it holds the lock while it calls `write`
-
-    def _write(self, registry: Registry, now: datetime) -> None:
+    def _derived(self, registry: Registry, now: datetime) -> list[NewFile]:
         known = [Identity(name, role) for name, role in identities(registry, now)]
         table = access(known, self.root)
         wanted = [self._file(one) for one in (*render(table, "embedded"), *render(table, "mosquitto"))]
         # A broker reads a file again that was replaced, so one that says the same stays.
-        files.write([file for file in wanted if files.read(file.path, "the file") != file.content])
+        return [file for file in wanted if files.read(file.path, "the file") != file.content]
 
     def _file(self, rendered: Rendered) -> NewFile:
         return NewFile(self.path / rendered.name, rendered.text.encode(), SECRET if rendered.secret else OPEN)

@@ -166,6 +166,18 @@ def register(registry: Registry, name: str, role: Role, hosts: tuple[str, ...], 
     return registry
 
 
+def find(registry: Registry, name: str) -> Device:
+    """Return a machine.
+
+    Raises:
+        ProvisioningError: it is not registered.
+    """
+    device = registry.devices.get(name)
+    if device is None:
+        raise ProvisioningError(f"no device {name!r} is registered: `sled device list` shows those that are")
+    return device
+
+
 def require(registry: Registry, name: str) -> Device:
     """Return a machine that may hold certificates.
 
@@ -243,9 +255,7 @@ def revoke(registry: Registry, name: str, now: datetime) -> Registry:
     Raises:
         ProvisioningError: it is not registered.
     """
-    device = registry.devices.get(name)
-    if device is None:
-        raise ProvisioningError(f"no device {name!r} is registered: `sled device list` shows those that are")
+    device = find(registry, name)
     if device.revoked:
         return registry
     found = [Revocation(issued.serial, name, now, issued.ends) for issued in device.certificates]
