@@ -46,6 +46,8 @@ class DraftingThread:
         self._wish: tuple[bytes, Draft] | None = None
         self._changed = threading.Condition()
         self._stopping = False
+        self._begun = 0
+        self._ended = 0
         self._thread = threading.Thread(target=self._run, name="drafting", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +60,12 @@ class DraftingThread:
             self._stopping = True
             self._changed.notify()
         self._thread.join(timeout)
+
+    @property
+    def progress(self) -> int | None:
+        """How many tokens have ended while another is under way; None while none is. May be read from any thread."""
+        ended = self._ended  # before those begun, so that one that ends in between is one under way
+        return ended if self._begun > ended else None
 
     def draft(self, session: bytes, wish: Draft) -> None:
         """Draft this next; replaces a wish that was not begun."""
@@ -77,6 +85,7 @@ class DraftingThread:
 
     def _propose(self, wish: Draft) -> Drafted | DrafterLost:
         began = time.perf_counter()
+        self._begun += 1
         try:
             proposal = self._drafter.propose(wish.sequence, wish.sampling, wish.position)
         except DrafterError as error:
@@ -89,6 +98,8 @@ class DraftingThread:
             if proposal is None:
                 return Drafted(wish.branch, None)
             return Drafted(wish.branch, self._stamped(proposal, wish, time.perf_counter() - began))
+        finally:
+            self._ended += 1
         return DrafterLost()
 
     def _stamped(self, proposal: Proposal, wish: Draft, seconds: float) -> Proposal:

@@ -32,7 +32,6 @@ from edge_agent.reply import Reply
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.spool import SpoolError
 from edge_agent.tally import Tally
-from edge_agent.watched import Watched
 from schemas import codec
 from schemas.digest import tokenizer_digest
 from schemas.errors import WireError
@@ -152,9 +151,8 @@ class Agent:
         self._announced_drafter = drafter.name
         self._turns = 0
         self._heard = 0
-        self._watched = Watched(drafter)
         self._drafting = DraftingThread(
-            self._watched,
+            drafter,
             lambda session, event: self._items.put(_DraftAnswer(session, event)),
             self.metrics.draft_token_seconds.observe,
         )
@@ -261,7 +259,7 @@ class Agent:
         heard = self._heard if self.link_up and self._heard else None
         if self.link_up:
             self._bridge.subscribe(self.topics.device_state(self.device), self._hear)
-        return {"the loop": self._turns, "the network thread": heard, "drafting": self._watched.progress}
+        return {"the loop": self._turns, "the network thread": heard, "drafting": self._drafting.progress}
 
     def _hear(self, message: Message) -> None:
         """Take in this device's own state, on the network thread."""

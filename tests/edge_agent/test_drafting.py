@@ -114,6 +114,20 @@ def test_draft_nothing_to_propose_is_an_answer(bench: Bench) -> None:
     assert bench.answer() == (ONE, Drafted(7, None))
 
 
+@pytest.mark.parametrize("last", [3, 66, 77, 88])
+def test_progress_is_told_while_a_token_is_under_way(bench: Bench, last: int) -> None:
+    shown = []
+    for _ in range(2):
+        shown.append(bench.thread.progress)
+        bench.thread.draft(ONE, wish(0, 1, last))
+        bench.begun()
+        shown.append(bench.thread.progress)
+        bench.drafter.may.release()
+        bench.answers.get(timeout=PATIENCE)
+    shown.append(bench.thread.progress)
+    assert shown == [None, 0, None, 1, None], "also after a token that failed"
+
+
 def test_draft_replaces_the_wish_that_was_not_begun(bench: Bench) -> None:
     bench.thread.draft(ONE, wish(0, 1))
     assert bench.begun() == (1,)

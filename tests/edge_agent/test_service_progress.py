@@ -11,15 +11,12 @@ from edge_agent.drafters.lookup import PromptLookup
 from edge_agent.policy import FixedLength
 from edge_agent.service import Agent, AgentOptions
 from edge_agent.spool import Spool
-from edge_agent.watched import Watched
 from tests.edge_agent.test_intake import bytewise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from broker.run import RunningBroker
-    from edge_agent.drafters.drafter import Proposal
-    from schemas.messages import Sampling
 
 PATIENCE = 60.0
 
@@ -50,48 +47,3 @@ def test_the_network_thread_is_asked_and_answers(broker: RunningBroker) -> None:
         agent.stop()
         thread.join(PATIENCE)
     assert not thread.is_alive()
-
-
-class Halting(PromptLookup):
-    """Drafts when it is let."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.let = threading.Event(), threading.Event()
-
-    def propose(self, tokens: Sequence[int], *rest: Sampling | int) -> Proposal | None:
-        self.begun.set()
-        assert self.let.wait(PATIENCE)
-        raise RuntimeError
-
-
-def test_a_drafter_under_way_shows() -> None:
-    inner = Halting()
-    drafter = Watched(inner)
-    assert (drafter.name, drafter.vocab_size, drafter.context_length) == (
-        inner.name,
-        inner.vocab_size,
-        inner.context_length,
-    )
-    assert shown(drafter) is None
-    for ended in range(2):
-        inner.begun.clear()
-        inner.let.clear()
-        thread = threading.Thread(target=_swallow, args=(drafter,))
-        thread.start()
-        assert inner.begun.wait(PATIENCE)
-        assert shown(drafter) == ended
-        inner.let.set()
-        thread.join(PATIENCE)
-        assert shown(drafter) is None, "also after a call that failed"
-
-
-def shown(drafter: Watched) -> int | None:
-    return drafter.progress
-
-
-def _swallow(drafter: Watched) -> None:
-    try:
-        drafter.propose([1])
-    except RuntimeError:
-        return
