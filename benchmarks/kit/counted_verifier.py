@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from transformers.utils.logging import disable_progress_bar
 
 from verifier.batching import parse_batching
+from verifier.engine.aside import aside
 from verifier.engine.checkpoint import DType, load_model
 from verifier.engine.packed import PackedEngine
 from verifier.engine.segment import Segment
@@ -75,15 +77,16 @@ class CountingEngine(PackedEngine):
 def _server(connection: Connection[object, _Command], folder: Path, dtype: DType, threads: int | None) -> None:
     """Carry out commands, one after the other."""
     disable_progress_bar()
-    model = load_model(folder, dtype=dtype, device="cpu", threads=threads)
-    engine = CountingEngine(model, kv_budget_bytes=1 << 30)
+    engine = aside(
+        lambda: CountingEngine(load_model(folder, dtype=dtype, device="cpu", threads=threads), kv_budget_bytes=1 << 30)
+    )
     tokenizer, numerics = target_tokenizer(folder), numerics_fingerprint(folder, engine.dtype, engine.device)
     verifier: Verifier | None = None
     thread: threading.Thread | None = None
     while (command := connection.recv()) != "end":
         match command:
             case _Write(prompts, tokens):
-                connection.send(_written(engine, prompts, tokens))
+                connection.send(aside(partial(_written, engine, prompts, tokens)))
             case _Serve(batching, address):
                 options = VerifierOptions("bench", address, tokenizer, numerics, batching=parse_batching(batching))
                 verifier = Verifier(options, engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from verifier.engine.aside import aside
 from verifier.engine.attention import NotPackableError
 from verifier.engine.checkpoint import load_model
 from verifier.engine.packed import PackedEngine
@@ -44,8 +45,12 @@ def load_engine(
         EngineError: the folder is missing or damaged, the target is refused (recurrent state, encoder-decoder,
             options of generation_config not implemented), or the budget is too small.
     """
-    model = load_model(folder, dtype=dtype, device=device, threads=threads)
-    return engine_for(model, kv_budget_bytes=kv_budget_bytes)
+
+    def load() -> Engine:
+        model = load_model(folder, dtype=dtype, device=device, threads=threads)
+        return engine_for(model, kv_budget_bytes=kv_budget_bytes)
+
+    return aside(load)
 
 
 def engine_for(model: PreTrainedModel, *, kv_budget_bytes: int) -> Engine:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from verifier.engine import load
 from verifier.engine.errors import EngineError
 from verifier.engine.load import load_engine
 from verifier.engine.packed import PackedEngine
@@ -43,6 +45,23 @@ def test_a_folder_is_loaded_and_runs(dtype: str, folder: Path) -> None:
     assert isinstance(engine, PackedEngine)
     assert (engine.vocab_size, engine.context_length, engine.end_tokens) == (211, 256, frozenset({2}))
     assert len(engine.step([Segment(b"x", [5, 6, 7], 2)])[0]) == 2
+
+
+def test_what_loading_computes_is_computed_on_a_thread_that_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its team of OpenMP threads would slow down the thread that steps, if it stayed."""
+    seen: list[threading.Thread] = []
+    for name in ("load_model", "engine_for"):
+        real = getattr(load, name)
+
+        def watched(*arguments: Any, real: Callable[..., Any] = real, **options: Any) -> Any:
+            seen.append(threading.current_thread())
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(load, name, watched)
+    _load(folder)
+    assert len(seen) == 2
+    assert threading.current_thread() not in seen
+    assert not any(thread.is_alive() for thread in seen)
 
 
 def test_a_target_that_cannot_be_packed_runs_in_turn(
