@@ -132,6 +132,7 @@ class Conversation:
             roundtrip=around.roundtrip,
             run=around.run_tokens,
             outage=_rules(around.outage, request),
+            reading=True,
         )
         self.over = False
         self.outcome = ""

@@ -29,7 +29,7 @@ class RoundTrip:
         """Start without a sample.
 
         Args:
-            first: the timeout before any round was observed.
+            first: the timeout before any round was observed, and the least for one that is unlike those observed.
             least: the shortest timeout.
             most: the longest timeout, back-off included.
             tell: is told every sample too.
@@ -37,7 +37,7 @@ class RoundTrip:
         self._tell = tell
         self._least = least
         self._most = most
-        self._first = first
+        self.first = first
         self._smoothed: float | None = None
         self._variance = 0.0
         self._backoff = 1.0
@@ -65,5 +65,5 @@ class RoundTrip:
 
     def timeout(self, floor: float = 0.0) -> float:
         """Return how long to wait now; never below `floor`, the verifier's announced round time, whatever `most` is."""
-        base = self._first if self._smoothed is None else self._smoothed + DEVIATIONS * self._variance
+        base = self.first if self._smoothed is None else self._smoothed + DEVIATIONS * self._variance
         return max(min(max(base, floor, self._least) * self._backoff, self._most), floor)

@@ -10,6 +10,8 @@ in only where it continues the log the agent holds, so none of that can change t
                              ╲── link or verifier ─▼  │── link and verifier back, or an answer
                                   gone          OUTAGE
 
+While the drafter still reads the prompt, bundles go out without a draft, so that the verifier reads it too.
+
 An outage that lasts makes a session fall back on its drafts, if it is told to (`edge_agent.outage`): it makes them
 final, in a fresh epoch, or shows them until they can be verified.
 
@@ -119,6 +121,7 @@ class Session:
         roundtrip: RoundTrip | None = None,
         run: int = 0,
         outage: OutageRules = STALL,
+        reading: bool = False,
     ) -> None:
         """Start in QUEUED.
 
@@ -135,6 +138,9 @@ class Session:
             run: how many further tokens the verifier shall write by itself in a round without a draft, at most;
                 0 is plain SLED.
             outage: what to do when the verifier does not answer.
+            reading: whether the drafter has yet to read the prompt. Rounds then go out without a draft until it has
+                drafted something: the verifier reads the prompt at the same time, and its first token comes as early
+                as it can.
         """
         self.request = request
         self.state = State.QUEUED
@@ -152,6 +158,8 @@ class Session:
         self._link_up = link_up
         self._drafter_context = drafter_context
         self._drafter_lost = False
+        self._reading = reading
+        self._opening = True
         self._roundtrip = roundtrip or RoundTrip()
         self._outage = Outage(outage)
         self._max_tokens = request.max_tokens
@@ -278,7 +286,7 @@ class Session:
             return self._stall()
         self._outage.over()
         effects = self._reopen()
-        if self._flight or self._enough() or not self._can_draft():
+        if self._flight or self._reading or self._enough() or not self._can_draft():
             self.state = State.AWAITING
             return effects + self._send(now, resend=self._flight is not None)
         self.state = State.DRAFTING
@@ -297,6 +305,7 @@ class Session:
         self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
         self._revision = 0
         self._open = False
+        self._opening = True
         self._flight = None
         self._since = None
         self._rounds.forget()
@@ -320,7 +329,11 @@ class Session:
         # The verdict adds one token of the target's own, so a draft as long as the limit would waste its last place.
         proposals = tuple(self._pending.proposals[: min(most, self._max_tokens - base - 1)])
         draft = tuple(proposal.token for proposal in proposals)
-        run = 0 if draft else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
+        run = (
+            0
+            if draft or (self._opening and self._reading)
+            else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
+        )
         number = self._rounds.begin(Asked(base, proposals, run))
         self._flight = _Flight(number, now, usual=not resend and len(draft) <= self.longest_draft)
         self.tally.resends += resend
@@ -341,8 +354,13 @@ class Session:
         return [PublishDraft(self._terms.verifier, bundle), StartTimer(timeout), *self._draft_on()]
 
     def _timeout(self, run: int = 0) -> float:
-        """Return how long to wait for a verdict with a run of so many tokens."""
+        """Return how long to wait for a verdict with a run of so many tokens.
+
+        In the first round of an epoch or revision the verifier reads the whole log, which no other round's time tells.
+        """
         usual = self._terms.round_time if self._terms else 0.0
+        if self._opening:
+            usual = max(usual, self._roundtrip.first)
         return self._roundtrip.timeout(usual + run * self._step_time)
 
     # Outages ------------------------------------------------------------------------------------------------------
@@ -445,6 +463,7 @@ class Session:
         return len(self._pending) < most and self._policy.ahead(self._pending.proposals)
 
     def _take_draft(self, event: Drafted, now: float) -> list[Effect]:
+        self._reading = False
         if event.branch != self._pending.branch:
             return []
         proposal = event.proposal
@@ -463,7 +482,7 @@ class Session:
     def _lose_drafter(self, _event: DrafterLost, now: float) -> list[Effect]:
         """Go on without drafts: every round then brings the one token the target adds."""
         self._pending.busy = False
-        self._drafter_lost = True
+        self._drafter_lost, self._reading = True, False
         if self.state is not State.DRAFTING:
             return []
         self.state = State.AWAITING
@@ -516,6 +535,7 @@ class Session:
         asked = self._rounds.settle(verdict.round, verdict.base)
         drafted = len(asked.proposals)
         self.tally.rounds += 1
+        self._opening = False
         self.tally.committed += len(verdict.tokens) - (len(self.log) - verdict.base)
         self.tally.drafted += drafted
         self.tally.accepted += min(verdict.accepted, drafted)
@@ -535,6 +555,7 @@ class Session:
             return self._heard(resync, now)
         self.tally.resyncs += 1
         self._revision += 1
+        self._opening = True
         self._since = None
         effects: list[Effect] = [self._publish_context()]
         if not self._within_reach:

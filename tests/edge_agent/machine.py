@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from edge_agent.drafters.drafter import Proposal
-from edge_agent.effects import Draft, Effect
+from edge_agent.effects import Draft, Effect, PublishDraft
 from edge_agent.events import Cancelled, Drafted, Event, LinkDown, Placed, Terms
 from edge_agent.outage import STALL, OutageRules
 from edge_agent.policy import FixedLength
@@ -179,6 +179,7 @@ class Options(TypedDict, total=False):
     roundtrip: RoundTrip
     outage: OutageRules
     released: tuple[ReleasedRange, ...]
+    reading: bool
 
 
 class Machine:
@@ -205,6 +206,7 @@ class Machine:
             run=options.get("run", 0),
             outage=options.get("outage", STALL),
             released=options.get("released", ()),
+            reading=options.get("reading", False),
         )
         self.wish: Draft | None = None
 
@@ -245,6 +247,20 @@ def drafting(**options: Unpack[Options]) -> Machine:
     machine.tell(Placed(terms()))
     assert machine.state() is State.DRAFTING
     return machine
+
+
+def opened(**options: Unpack[Options]) -> Machine:
+    """A machine that was just placed on v0 and whose drafter has not read the prompt: round 1 has gone without it."""
+    options["reading"] = True
+    machine = Machine(**options)
+    assert bundle(1, ()) in sent(machine.tell(Placed(terms())))
+    assert machine.state() is State.AWAITING
+    return machine
+
+
+def sent(effects: list[Effect]) -> list[DraftBundle]:
+    """The bundles among some effects."""
+    return [effect.bundle for effect in effects if isinstance(effect, PublishDraft)]
 
 
 def awaiting(*extras: int, **options: Unpack[Options]) -> Machine:

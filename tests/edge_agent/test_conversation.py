@@ -140,22 +140,34 @@ def test_placed_makes_the_epoch_durable_then_publishes_the_context_retained(devi
     conversation.receive(V0)
     queued.append(conversation.queued)
     assert queued == [True, False]
-    (message,) = device.published
+    message = device.published[0]
     assert message.spooled.epoch == 1
     context = codec.decode(message.payload, SessionContext)
     assert (context.session, context.prompt, context.epoch.counter) == (SESSION, PROMPT, 1)
     assert device.wishes == [(SESSION, Draft(0, PROMPT))]
 
 
+def test_placed_publishes_the_first_bundle_without_waiting_for_a_draft_and_starts_the_timer(device: Device) -> None:
+    conversation = device.ask()
+    assert conversation.timer is None
+    conversation.receive(V0)
+    assert device.families() == ["SESSION", "DRAFT"]
+    assert codec.decode(device.published[-1].payload, DraftBundle).draft == ()
+    assert conversation.timer == 102.0
+
+
 def test_drafted_enough_publishes_the_bundle_and_starts_the_timer(device: Device) -> None:
     conversation = device.ask()
     conversation.receive(V0)
-    conversation.receive(Drafted(0, Proposal(72, 0.9)))
+    conversation.receive(Drafted(0, None))
+    conversation.receive(say("H"))
     assert conversation.timer is None
-    conversation.receive(Drafted(0, Proposal(105, 0.9)))
-    assert device.families() == ["SESSION", "DRAFT"]
-    assert codec.decode(device.published[-1].payload, DraftBundle).draft == (72, 105)
-    assert conversation.timer == 102.0
+    for token in b"ey":
+        _, wish = device.wishes[-1]
+        conversation.receive(Drafted(wish.branch, Proposal(token, 0.9)))
+    assert device.families() == ["SESSION", "DRAFT", "ANSWER", "DRAFT"]
+    assert codec.decode(device.published[-1].payload, DraftBundle).draft == tuple(b"ey")
+    assert conversation.timer == 100.2
 
 
 def test_timer_that_has_not_run_out_is_left_alone(device: Device) -> None:
@@ -367,7 +379,7 @@ def test_restart_raises_the_epoch_above_all_used_before(restart: Callable[[], De
     started(restart())
     after = restart()
     after.ask().receive(V0)
-    assert codec.decode(after.published[-1].payload, SessionContext).epoch.counter == 2
+    assert codec.decode(after.published[0].payload, SessionContext).epoch.counter == 2
 
 
 @pytest.mark.parametrize("finish", ["stop", "length", "cancelled"])
@@ -507,7 +519,7 @@ def test_release_is_remembered_by_the_next_run(restart: Callable[[], Device]) ->
     after = restart()
     conversation = after.ask()
     conversation.receive(V0)
-    context = codec.decode(after.published[-1].payload, SessionContext)
+    context = codec.decode(after.published[-2].payload, SessionContext)
     assert (context.committed, context.released) == (tuple(b"Hi y"), (ReleasedRange(2, 4),))
     conversation.receive(Cancelled())
     assert (after.done().lossless, after.done().released) == (False, (ReleasedRange(2, 4),))
@@ -709,6 +721,9 @@ def test_draft_lives_for_a_second_at_least(device: Device) -> None:
     """Brokers count in whole seconds."""
     for _ in range(20):
         device.roundtrip.observe(0.01)
-    started(device)
+    conversation = started(device)
+    conversation.receive(say("H"))
+    for token in b"ey":
+        conversation.receive(Drafted(device.wishes[-1][1].branch, Proposal(token, 0.9)))
     assert codec.decode(device.published[-1].payload, DraftBundle).time_left < 1_000_000
     assert device.published[-1].expiry == 1.0

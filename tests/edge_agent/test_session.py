@@ -195,8 +195,8 @@ def test_placed_on_another_verifier_makes_a_higher_epoch_durable_before_its_cont
     assert machine.tell(Placed(terms("v1"))) == [
         Persist(2, 3),
         PublishContext(context(2, committed=(21, 22, 23), owner="v1")),
-        PublishDraft("v1", bundle(3, (24, 25), after=(21, 22, 23), epoch=2, timeout=0.2)),
-        StartTimer(0.2),
+        PublishDraft("v1", bundle(3, (24, 25), after=(21, 22, 23), epoch=2)),
+        StartTimer(FIRST_TIMEOUT),
     ]
     assert machine.state() is State.AWAITING
     assert machine.session.verifier == "v1"
