@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 _ACL: Final = """
 pattern write sled/v1/enroll/%u/request
 pattern read sled/v1/enroll/%u/answer
+pattern read sled/v1/device/%u/ask
 
 user ops
 topic read sled/v1/enroll/+/request
 topic write sled/v1/enroll/+/answer
+
+user phone
+topic write sled/v1/device/+/ask
 """
 
 
@@ -193,6 +197,32 @@ def test_token_to_certificate_to_revoked(world: Fleet) -> None:
     serving.send_signal(signal.SIGTERM)
     assert serving.wait(60) == 0
     assert "Traceback" not in (world.path / "serve.log").read_text()
+
+
+def test_asks_that_wait_for_a_device_outlast_its_renewal(served: Fleet, tmp_path: Path) -> None:
+    """A renewal connects as the device itself, while the agent is away or in its place."""
+    folder = IdentityFolder(tmp_path / "pi")
+    machine.enrol(folder, decode(served.token("pi")), MqttAsk(30), now=datetime.now(UTC))
+    heard: list[bytes] = []
+
+    def agent() -> Bridge:
+        bridge = Bridge(served.address, "pi", clean=False, tls=folder.tls(), quiet=True)
+        bridge.subscribe("sled/v1/device/pi/ask", lambda message: heard.append(message.payload))
+        return bridge
+
+    with agent() as before:
+        before.wait_up(30)
+    phone = served.identity("phone", Role.APP)
+    with Bridge(served.address, "phone", tls=phone.tls(), quiet=True) as app:
+        app.wait_up(30)
+        app.publish("sled/v1/device/pi/ask", b"Why is the sky blue?")
+        assert app.flush(30)
+    assert machine.renew(folder, MqttAsk(30), now=datetime.now(UTC)).changed
+    assert not heard
+    with agent() as after:
+        after.wait_up(30)
+        wait_for(lambda: heard)
+    assert heard == [b"Why is the sky blue?"]
 
 
 def test_a_bootstrap_identity_reaches_nothing_else(world: Fleet, tmp_path: Path) -> None:
