@@ -28,6 +28,7 @@ from benchmarks.kit.asking import Written, write_one
 from benchmarks.kit.command import conduct
 from benchmarks.kit.drafting import Drafting
 from benchmarks.kit.link import Link
+from benchmarks.kit.policies_at import add_policies_at
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import Prompt, prompts_of, warm_up
 from benchmarks.kit.timing import Timing
@@ -271,22 +272,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "asked at a time, in turns prompt by prompt, through a link that delays what they send and receive. Ratios are "
         "to the first policy. Ends with 3 if a float32 answer depends on the policy.",
     )
-    parser.add_argument(
-        "--policies",
-        nargs="+",
-        type=flags.policy,
-        default=list(POLICIES),
-        metavar="POLICY",
-        help=f"as for `sled agent --policy` (default: {' '.join(POLICIES)})",
-    )
-    parser.add_argument(
-        "--round-trips",
-        nargs="+",
-        type=_milliseconds,
-        default=list(ROUND_TRIPS_MS),
-        metavar="MS",
-        help="added round-trip times between devices and broker, in ms (default: 5 50 200)",
-    )
+    add_policies_at(parser, POLICIES, ROUND_TRIPS_MS)
     flags.add_prompts(parser)
     flags.add_system(parser)
     flags.add_dtype(parser)
@@ -302,13 +288,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if len(set(options.policies)) < len(options.policies):
         parser.error("a policy is named twice in --policies: name each once")
     return options
-
-
-def _milliseconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 60_000:
-        raise ValueError(text)
-    return value
 
 
 def _show(result: Result, console: Console) -> None:

@@ -701,6 +701,7 @@ _MEASUREMENTS = {
     "choose": "Time choosing tokens, greedy and sampled, beside the step they come from",
     "batching": "Compare the batch policies with many devices",
     "speedup": "Say how many times faster one device answers than the target alone",
+    "replay": "Replay known texts through a drafter and policies on a virtual clock",
     "policies": "Compare the draft policies at several round-trip times",
     "acceptance": "Show how acceptance depends on the drafter's confidence, entropy and margin",
     "faults": "Kill, freeze and cut off everything under load, and count what was lost",
