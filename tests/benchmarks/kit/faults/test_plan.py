@@ -113,7 +113,7 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path: Path) -> 
             read_plan(missing)
 
 
-@pytest.mark.parametrize("name", ["default", "soak"])
+@pytest.mark.parametrize("name", ["default", "failover", "soak"])
 def test_shipped_plans_are_found_by_name(name: str) -> None:
     assert find_plan(name).name == f"{name}.yaml"
     assert read_plan(find_plan(name)).faults
