@@ -5,8 +5,8 @@
 The target first writes all answers by itself, many at once, greedily: its text is the same whoever drafts, so every
 verdict is known. Then the device's own session, policy and drafter write each answer again. Drafting takes the time
 that it takes, measured here; a round takes the round-trip time and the target's step as it was measured here, alone on
-this machine. So device and server have machines of their own, as in use, and nothing else disturbs: what a network
-and a busy server add is what `sled bench policies`, `speedup` and `faults` are for.
+this machine. So device and server have machines of their own, as in use, and nothing else disturbs. What a network, a
+busy server and its hints add is what `sled bench policies`, `speedup` and `faults` are for.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One policy at one round-trip time, over the prompts of one source, or of all (`source` is empty).
 
     Attributes:
-        mean_accepted_length: tokens committed per round, the target's own included.
+        mean_accepted_length: tokens committed per round, the target's own included, those of runs left out.
         mean_draft_length: draft tokens per round.
         acceptance_rate: accepted of the drafted.
-        ms_per_draft_token: median, of the slowest of what drafts together.
+        ms_per_draft_token: the largest of the medians of what drafts together.
         tokens_per_second: of whole answers, reading the prompt included, on the virtual clock.
         of_alone: that rate by that of the target writing by itself on the server, without a network.
     """
@@ -128,12 +128,12 @@ def measure_costs(engine: Engine, text: Text) -> Costs:
         for fed, each in times.items():
             if fed == len(sequence):
                 engine.release(session)
-                end = fed
+                end, choose = fed, 1
             else:
                 engine.step([Segment(session, sequence, 1)])
-                end = len(sequence) + fed
+                end, choose = len(sequence) + fed, fed
             began = time.perf_counter()
-            engine.step([Segment(session, (sequence * 2)[:end], 1)])
+            engine.step([Segment(session, (sequence * 2)[:end], choose)])
             each.append(time.perf_counter() - began)
     engine.release(session)
     one, nine, all_of_them = (median(each) for each in times.values())
@@ -157,7 +157,7 @@ def row(seen: Sequence[Virtual], round_trip_ms: float, policy: str, source: str)
         prompts=len(seen),
         tokens=tokens,
         rounds=rounds,
-        mean_accepted_length=ratio(tokens, rounds),
+        mean_accepted_length=ratio(tokens - sum(each.generated for each in seen), rounds),
         mean_draft_length=ratio(drafted, rounds),
         acceptance_rate=ratio(sum(each.accepted for each in seen), drafted),
         ms_per_draft_token=round(1e3 * max(map(median, times.values()), default=0.0), 3),
@@ -226,19 +226,18 @@ def run(options: argparse.Namespace, console: Console) -> Result:
         engine = load_engine(
             target, dtype=options.dtype, device="cpu", kv_budget_bytes=_KV_BYTES, threads=options.threads
         )
-    drafter = open_device_drafter(drafters, tokenizer, target, options.draft_threads)
     with Bars(console) as bars:
         beginning = warm_up(options.warm_up)
         total = len(beginning) + len(prompts)
         advance = bars.step("the target writes", total)
         first = answers(engine, tokenizer, beginning, options.max_tokens, advance)
         texts = answers(engine, tokenizer, prompts, options.max_tokens, advance)
-        costs = measure_costs(engine, max(texts, key=lambda text: len(text.answer)))
+        costs = measure_costs(engine, max([*first, *texts], key=lambda text: len(text.answer)))
         found = []
         for milliseconds in options.round_trips:
             for policy in options.policies:
-                device = VirtualDevice(
-                    drafter,
+                device = VirtualDevice(  # a drafter learns from texts, as a policy does: each begins anew
+                    open_device_drafter(drafters, tokenizer, target, options.draft_threads),
                     parse_policy(policy),
                     costs,
                     round_trip=milliseconds / 1e3,

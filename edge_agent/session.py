@@ -10,7 +10,7 @@ in only where it continues the log the agent holds, so none of that can change t
                              ╲── link or verifier ─▼  │── link and verifier back, or an answer
                                   gone          OUTAGE
 
-While the drafter still reads the prompt, bundles go out without a draft, so that the verifier reads it too.
+While the drafter still reads the prompt, nothing waits for it: bundles go out without a draft, from QUEUED to AWAITING.
 
 An outage that lasts makes a session fall back on its drafts, if it is told to (`edge_agent.outage`): it makes them
 final, in a fresh epoch, or shows them until they can be verified.
@@ -94,7 +94,10 @@ class State(Enum):
 
 
 class _Flight(Struct, frozen=True):
-    """The bundle that waits for its verdict; a usual one was sent once and is as long as others."""
+    """The bundle that waits for its verdict.
+
+    A usual one was sent once, is as long as others, and found the log before it read.
+    """
 
     round: int
     sent_at: float
@@ -159,7 +162,7 @@ class Session:
         self._drafter_context = drafter_context
         self._drafter_lost = False
         self._reading = reading
-        self._opening = True
+        self._opening, self._read_from = True, 0
         self._roundtrip = roundtrip or RoundTrip()
         self._outage = Outage(outage)
         self._max_tokens = request.max_tokens
@@ -278,7 +281,7 @@ class Session:
         if outage.counting:
             return self._draft_on()
         outage.counting = True
-        return [StartTimer(outage.patience(self._timeout())), *self._draft_on()]
+        return [StartTimer(self._patience()), *self._draft_on()]
 
     def _resume(self, now: float) -> list[Effect]:
         """Send again what was sent, or what is pending once it is enough; stall while link or verifier is missing."""
@@ -305,10 +308,14 @@ class Session:
         self._epoch = Epoch(max(self._epoch.counter, above) + 1, self._nonce)
         self._revision = 0
         self._open = False
-        self._opening = True
+        self._read_anew()
         self._flight = None
         self._since = None
         self._rounds.forget()
+
+    def _read_anew(self) -> None:
+        """From the next round on until one is answered, the verifier has the whole log to read."""
+        self._opening, self._read_from = True, self._rounds.number + 1
 
     def _reopen(self) -> list[Effect]:
         """Publish the context of an epoch that was begun while nobody listened."""
@@ -335,7 +342,8 @@ class Session:
             else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
         )
         number = self._rounds.begin(Asked(base, proposals, run))
-        self._flight = _Flight(number, now, usual=not resend and len(draft) <= self.longest_draft)
+        usual = not (resend or self._opening) and len(draft) <= self.longest_draft
+        self._flight = _Flight(number, now, usual)
         self.tally.resends += resend
         timeout = self._timeout(run)
         bundle = DraftBundle(
@@ -358,10 +366,17 @@ class Session:
 
         In the first round of an epoch or revision the verifier reads the whole log, which no other round's time tells.
         """
-        usual = self._terms.round_time if self._terms else 0.0
-        if self._opening:
-            usual = max(usual, self._roundtrip.first)
-        return self._roundtrip.timeout(usual + run * self._step_time)
+        least = self._roundtrip.first if self._opening else 0.0
+        return self._roundtrip.timeout(max(least, self._round_time) + run * self._step_time)
+
+    @property
+    def _round_time(self) -> float:
+        """What the verifier says that a round takes, in seconds; 0 before there is one."""
+        return self._terms.round_time if self._terms else 0.0
+
+    def _patience(self) -> float:
+        """Return for how long link and verifier may be away before it counts: as long as usual rounds would take."""
+        return self._outage.patience(self._roundtrip.timeout(self._round_time))
 
     # Outages ------------------------------------------------------------------------------------------------------
 
@@ -385,7 +400,7 @@ class Session:
             return []
         self._outage.absent(now)
         if self._outage.counting:
-            return [StartTimer(self._outage.patience(self._timeout()))]
+            return [StartTimer(self._patience())]
         return self._make_do() + self._draft_on()
 
     def _make_do(self) -> list[Effect]:
@@ -535,7 +550,7 @@ class Session:
         asked = self._rounds.settle(verdict.round, verdict.base)
         drafted = len(asked.proposals)
         self.tally.rounds += 1
-        self._opening = False
+        self._opening &= verdict.round < self._read_from
         self.tally.committed += len(verdict.tokens) - (len(self.log) - verdict.base)
         self.tally.drafted += drafted
         self.tally.accepted += min(verdict.accepted, drafted)
@@ -555,7 +570,7 @@ class Session:
             return self._heard(resync, now)
         self.tally.resyncs += 1
         self._revision += 1
-        self._opening = True
+        self._read_anew()
         self._since = None
         effects: list[Effect] = [self._publish_context()]
         if not self._within_reach:
@@ -584,7 +599,7 @@ class Session:
         if self._flight is None or refusal.round not in (None, self._flight.round):
             return self._heard(refusal, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
-        delay = max(refusal.retry_after / 1e6, self._roundtrip.timeout()) * spread
+        delay = max(refusal.retry_after / 1e6, self._timeout()) * spread
         doubt = Doubt(self.verifier, delay)
         if self._outage.stalls:
             return [StartTimer(delay), doubt]

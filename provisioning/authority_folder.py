@@ -166,7 +166,12 @@ class AuthorityFolder:
                     changed.append(NewFile(self.list_file, _list(authority, after, now)))
             if after != before:
                 changed.insert(0, NewFile(self.registry_file, book.encode(after), SECRET))
-            files.write([*changed, *self._derived(after, now)])
+            try:
+                derived = self._derived(after, now)
+            except ProvisioningError:
+                files.write(changed)  # what follows from the registry must not keep a stolen machine from being revoked
+                raise
+            files.write([*changed, *derived])
         return result
 
     def _derived(self, registry: Registry, now: datetime) -> list[NewFile]:  # noqa: ARG002 -- for those who have some

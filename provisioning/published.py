@@ -7,7 +7,7 @@ fleet.json       0644   the root of all topics, where it is not the usual one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioning.registry import Registry
-
-R = TypeVar("R")
 
 
 class Terms(Struct, frozen=True, forbid_unknown_fields=True):

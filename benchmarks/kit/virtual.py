@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from edge_agent.policy import Policy
     from schemas.messages import DraftBundle
 
+RUN: Final = 8
+"""Tokens that the target writes by itself in a round for which there is no draft, as `sled agent` asks for them."""
+
 _TOKENIZER: Final = "the target's"
 
 
@@ -59,7 +62,7 @@ class Costs(msgspec.Struct, frozen=True):
 
     def alone(self, text: Text) -> float:
         """Return what the target takes to write a text by itself, one token at a time."""
-        return self.reading * len(text.prompt) + self.step * (len(text.answer) - 1)
+        return self.reading * len(text.prompt) + self.step * len(text.answer)
 
 
 class Virtual(msgspec.Struct, frozen=True):
@@ -70,6 +73,7 @@ class Virtual(msgspec.Struct, frozen=True):
         rounds: verdicts that committed something.
         drafted: draft tokens that these judged.
         accepted: of those, accepted.
+        generated: tokens that the target wrote by itself in rounds without a draft.
         seconds: of virtual time, from the asking to the last token.
         alone: that the target would have taken by itself.
         draft_times: of every token that was drafted, sent or not, with its source; the first of an answer reads its
@@ -80,6 +84,7 @@ class Virtual(msgspec.Struct, frozen=True):
     rounds: int
     drafted: int
     accepted: int
+    generated: int
     seconds: float
     alone: float
     draft_times: tuple[tuple[str, float], ...]
@@ -88,7 +93,8 @@ class Virtual(msgspec.Struct, frozen=True):
 class VirtualDevice:
     """Answers one text after another, as `sled agent` would with the server to itself.
 
-    Drafting takes the time that it takes here, measured; a round takes the round-trip time and what `costs` says.
+    But that the server gives no hints, and that a drafter that is slower than a round is not given up. Drafting takes
+    the time that it takes here, measured; a round takes the round-trip time and what `costs` says.
 
     Args:
         drafter: proposes; should be open on the texts' vocabulary.
@@ -133,6 +139,7 @@ class _Answer:
             nonce=secrets.token_bytes(8),
             drafter_context=device.drafter.context_length,
             roundtrip=device.timer,
+            run=RUN,
             reading=True,
         )
         self._now = 0.0
@@ -161,6 +168,7 @@ class _Answer:
             tally.rounds,
             tally.drafted,
             tally.accepted,
+            tally.generated,
             self._now,
             device.costs.alone(text),
             tuple(self._times),
@@ -203,7 +211,8 @@ class _Answer:
             (number for number, pair in enumerate(zip(bundle.draft, right, strict=False)) if pair[0] != pair[1]),
             min(len(bundle.draft), len(right)),
         )
-        tokens = right[: accepted + 1]
+        tokens = right[: accepted + 1 + bundle.run]
+        steps = 1 + max(0, len(tokens) - accepted - 1)
         last = bundle.base + len(tokens) == len(answer) and self._text.finished
         verdict = Verdict(
             VERSION,
@@ -219,4 +228,5 @@ class _Answer:
         )
         reading = 0.0 if self._read else costs.reading * len(self._text.prompt)
         self._read = True
-        self._at(self._device.round_trip + reading + costs.step + costs.position * len(bundle.draft), verdict)
+        took = costs.step * steps + costs.position * len(bundle.draft)
+        self._at(self._device.round_trip + reading + took, verdict)

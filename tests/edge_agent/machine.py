@@ -10,6 +10,7 @@ from edge_agent.events import Cancelled, Drafted, Event, LinkDown, Placed, Terms
 from edge_agent.outage import STALL, OutageRules
 from edge_agent.policy import FixedLength
 from edge_agent.request import Request
+from edge_agent.roundtrip import RoundTrip
 from edge_agent.session import Session, State
 from schemas.digest import Log
 from schemas.messages import (
@@ -31,7 +32,6 @@ from schemas.messages import (
 
 if TYPE_CHECKING:
     from edge_agent.policy import Policy
-    from edge_agent.roundtrip import RoundTrip
 
 SESSION = b"session1"
 PROMPT = (11, 12, 13)
@@ -163,6 +163,13 @@ def refusal(
     return Refusal(VERSION, "refusal", code, "a sentence for people", SESSION, named, number, retry_after)
 
 
+def quick() -> RoundTrip:
+    """What a device knows of round trips that took no time at all."""
+    known = RoundTrip()
+    known.observe(0.0)
+    return known
+
+
 class Options(TypedDict, total=False):
     """What a test may set; everything has a default."""
 
@@ -183,7 +190,10 @@ class Options(TypedDict, total=False):
 
 
 class Machine:
-    """A session and the time. Drafts two tokens a round, so five at most with extras, unless told otherwise."""
+    """A session and the time. Drafts two tokens a round, so five at most with extras, unless told otherwise.
+
+    Its device knows of round trips that took no time; one that is told what to do in an outage knows of none.
+    """
 
     def __init__(self, **options: Unpack[Options]) -> None:
         self.now = 0.0
@@ -202,7 +212,7 @@ class Machine:
             committed=options.get("committed", ()),
             link_up=options.get("link_up", True),
             drafter_context=options.get("drafter_context", 1 << 30),
-            roundtrip=options.get("roundtrip"),
+            roundtrip=options.get("roundtrip") or (RoundTrip() if "outage" in options else quick()),
             run=options.get("run", 0),
             outage=options.get("outage", STALL),
             released=options.get("released", ()),

@@ -157,6 +157,7 @@ def test_placed_publishes_the_first_bundle_without_waiting_for_a_draft_and_start
 
 
 def test_drafted_enough_publishes_the_bundle_and_starts_the_timer(device: Device) -> None:
+    device.roundtrip.observe(0.0)
     conversation = device.ask()
     conversation.receive(V0)
     conversation.receive(Drafted(0, None))

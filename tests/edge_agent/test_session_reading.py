@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edge_agent.effects import StartTimer
 from edge_agent.events import Drafted, DrafterLost, LinkDown, LinkUp, Placed, TimerFired
+from edge_agent.outage import OutageMode, OutageRules
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.session import State
 from tests.edge_agent.machine import NONCE, PROMPT, Machine, bundle, opened, resync, sent, terms, verdict, wish
@@ -75,13 +76,11 @@ def test_session_that_is_taken_up_again_begins_the_same_way() -> None:
     assert (first.epoch.counter, first.epoch.nonce, first.base, first.draft, first.run) == (5, NONCE, 2, (), 0)
 
 
-def test_timer_leaves_time_to_read_the_prompt_whatever_is_known_of_rounds() -> None:
-    """Known from other sessions, whose prompts were read long ago."""
-    quick = RoundTrip(first=2.0)
-    quick.observe(0.01)
-    machine = Machine(reading=True, roundtrip=quick)
+def test_timer_leaves_time_to_read_the_prompt_whatever_is_known_of_rounds_and_learns_nothing_of_it() -> None:
+    machine = Machine(reading=True)
     assert StartTimer(2.0) in machine.tell(Placed(terms()))
     machine.draft(21, 22, 23)
+    machine.now = 1.5
     assert StartTimer(0.2) in machine.tell(verdict(1, (21,)))
 
 
@@ -92,3 +91,23 @@ def test_timer_leaves_time_to_read_all_again() -> None:
     assert StartTimer(0.2) in machine.tell(verdict(1, (21,)))
     assert StartTimer(2.0) in machine.tell(resync(number=2))
     assert StartTimer(2.0) in machine.tell(Placed(terms("v1")))
+
+
+def test_late_verdict_of_before_does_not_say_that_all_was_read_again() -> None:
+    machine = opened()
+    machine.draft(21, 22, 23, 24, 25)
+    machine.tell(verdict(1, (21,)))
+    machine.tell(resync(number=2))
+    machine.tell(verdict(2, (22, 23, 24), after=(21,), accepted=2))
+    assert StartTimer(2.0) in machine.draft(26)
+
+
+def test_link_that_goes_before_the_first_verdict_counts_like_any_other() -> None:
+    """That it is away has nothing to do with reading."""
+    known = RoundTrip()
+    for _ in range(40):
+        known.observe(0.01)
+    machine = Machine(reading=True, roundtrip=known, outage=OutageRules(OutageMode.RELEASE))
+    machine.tell(Placed(terms()))
+    (timer,) = [effect for effect in machine.tell(LinkDown()) if isinstance(effect, StartTimer)]
+    assert timer.delay < 1.0

@@ -56,7 +56,7 @@ class Machine:
 
 def begin(client: Client) -> tuple[Iterator[AnswerEvent], list[int]]:
     """Ask for a long answer and read its beginning."""
-    assert client.wait_online(timeout=60)
+    assert client.wait_online(timeout=120)
     events = client.ask("pi", Ask(prompt=PROMPT, max_tokens=TOKENS, ignore_end=True), timeout=60)
     tokens: list[int] = []
     while len(tokens) < 20:

@@ -337,6 +337,7 @@ class World:
             link_up=self.link_up,
             run=self.runs[session],
             outage=saved.rules,
+            reading=True,
         )
         if self.placed is not None:
             self.tell(session, Placed(self.terms(self.placed)))

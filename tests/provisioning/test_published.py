@@ -89,6 +89,15 @@ def test_a_full_disk_leaves_the_file_whole(ca: PublishedAuthority) -> None:
     assert names(ca) == {"pi", "app"}
 
 
+def test_a_stolen_machine_is_revoked_even_where_the_access_files_cannot_be_written(ca: PublishedAuthority) -> None:
+    authority = ca.authority()
+    fleet.register(ca, "pi", Role.DEVICE, now=NOW)
+    (ca.path / "fleet.json").write_text("{")
+    with pytest.raises(ProvisioningError, match=r"fleet\.json"):
+        fleet.revoke(ca, authority, "pi", now=NOW)
+    assert AuthorityFolder(ca.path).registry().devices["pi"].revoked
+
+
 def test_two_commands_at_once(ca: PublishedAuthority) -> None:
     """Whoever is last, the files say what the registry says."""
     wanted = {f"pi-{number}" for number in range(8)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import torch
+
 from verifier.engine.aside import aside
 from verifier.engine.attention import NotPackableError
 from verifier.engine.checkpoint import load_model
@@ -50,6 +52,8 @@ def load_engine(
         model = load_model(folder, dtype=dtype, device=device, threads=threads)
         return engine_for(model, kv_budget_bytes=kv_budget_bytes)
 
+    if threads is not None:
+        torch.set_num_threads(threads)  # a thread that has computed before keeps its own number
     return aside(load)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -107,8 +107,12 @@ def test_drafts_of_other_tokenizers_spell_the_drafter_s_text(own: str, target: s
 @pytest.mark.parametrize("target", ["gpt4", "sentencepiece", "unigram"])
 @settings(max_examples=50)
 @given(text=TEXTS)
+@example(text="#====")
 def test_drafts_for_other_tokenizers_spell_the_drafter_s_text(target: str, text: str) -> None:
-    """Up to what the target's tokenizer would never write: joined characters, a mark for a space."""
+    """Up to what the target's tokenizer would never write: joined characters, a mark for a space.
+
+    Where it may split a text in two ways that are equally likely (unigram), what stands before decides.
+    """
     own = vocabulary("gpt2")
     begun = [token for token in vocabulary(target).encode(b" The dog") if vocabulary(target).piece(token)]
     writer = Writer(
@@ -117,7 +121,11 @@ def test_drafts_for_other_tokenizers_spell_the_drafter_s_text(target: str, text:
     drafted = draft(CrossVocabulary(writer, own, vocabulary(target), most_ahead=EVER), begun)
     assert text.encode().startswith(spelled(vocabulary(target), drafted))
     if text.isascii() and "<0x" not in text:
-        assert drafted == [*vocabulary(target).encode(text.encode()), vocabulary(target).ends[0]] or not text.strip()
+        whole = [
+            token for token in vocabulary(target).encode(b" The dog" + text.encode()) if vocabulary(target).piece(token)
+        ]
+        possible = [vocabulary(target).encode(text.encode()), whole[len(begun) :]]
+        assert drafted in [[*tokens, vocabulary(target).ends[0]] for tokens in possible] or not text.strip()
 
 
 STEPS = st.lists(
