@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,7 @@ class ServerTls:
         try:
             for file in (self.key, self.certificate):
                 file.read_bytes()  # OpenSSL does not say which of the two it could not read
+            _see_that_it_is_secret(self.key)
             context.load_cert_chain(self.certificate, self.key, password=_no_password)
             for file in filter(None, (self.ca, self.crl)):
                 context.load_verify_locations(file)
@@ -99,6 +101,16 @@ class ServerTls:
             raise BrokerStartError(f"{file} cannot be used for TLS ({error.reason or error}): {_ADVICE}") from error
         except OSError as error:
             raise BrokerStartError(f"{file} cannot be read ({error.strerror}): {_ADVICE}") from error
+
+
+def _see_that_it_is_secret(key: Path) -> None:
+    """Refuse a key that others may read or a group may write; a group may read it, as systemd and Debian do it."""
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & 0o037:
+        raise BrokerStartError(
+            f"the key {key} has mode {mode:04o}, so that others than its owner can get at it: run `chmod 600 {key}`, "
+            "and if somebody may have read it, have a new one certified"
+        )
 
 
 _ADVICE = "give PEM files, the key being the certificate's own and without a password"

@@ -189,6 +189,17 @@ class AuthorityFolder:
             )
         return False
 
+    def list_is_due(self, authority: Authority, now: datetime) -> bool:
+        """Whether `change` would write the revocation list, whatever else it changed.
+
+        Raises:
+            ProvisioningError: the registry is missing or damaged, or the list cannot be read.
+        """
+        registry = self.registry()
+        return book.pruned(registry, now).revocations != registry.revocations or self._list_is_due(
+            registry, authority, now
+        )
+
     def _list_is_due(self, registry: Registry, authority: Authority, now: datetime) -> bool:
         pem = files.read(self.list_file, "the revocation list")
         try:

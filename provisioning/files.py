@@ -136,11 +136,11 @@ def read(path: Path, what: str) -> bytes | None:
         raise ProvisioningError(f"{what} {path} cannot be read ({error.strerror}): check its permissions") from error
 
 
-def read_secret(path: Path, what: str) -> bytes | None:
-    """Return what is in a file that holds a key; None if there is none.
+def read_secret(path: Path, what: str, *, otherwise: str = "revoke the identity and make a new one") -> bytes | None:
+    """Return what is in a file that holds a key or what opens one; None if there is none.
 
     Others must have no access to it. A group may read it: that is how systemd hands a credential to a service, and how
-    Debian shares keys.
+    Debian shares keys. `otherwise` is what to do where somebody may have read it.
 
     Raises:
         ProvisioningError: others may read it or a group may write it, or as `read`.
@@ -149,8 +149,8 @@ def read_secret(path: Path, what: str) -> bytes | None:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o037:
             raise ProvisioningError(
-                f"{what} {path} has mode {mode:04o}, so that others than its owner can get at the key: run "
-                f"`chmod 600 {path}`, and if somebody may have read it, revoke the identity and make a new one"
+                f"{what} {path} has mode {mode:04o}, so that others than its owner can get at it: run "
+                f"`chmod 600 {path}`, and if somebody may have read it, {otherwise}"
             )
     return read(path, what)
 

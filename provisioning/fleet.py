@@ -67,14 +67,14 @@ def make_authority(
 
 def renew_list(folder: AuthorityFolder, authority: Authority, *, now: datetime, dry_run: bool = False) -> ListReport:
     """Write the revocation list again where half of its time is over, or it is not what the registry says."""
-    number = folder.registry().list_number
+    number, due = folder.registry().list_number, folder.list_is_due(authority, now)
     folder.change(lambda registry: (registry, None), now=now, authority=authority, dry_run=dry_run)
     registry = folder.registry()
     return ListReport(
         str(folder.list_file),
         len(registry.revocations),
         registry.list_number,
-        changed=registry.list_number != number,
+        changed=due if dry_run else registry.list_number != number,
         dry_run=dry_run,
     )
 
@@ -220,8 +220,9 @@ def sign(
     wanted = read_signing_request(text)
     terms = Terms(x509.random_serial_number(), now, lifetime)
     if dry_run:
-        sign_for(folder.registry(), authority, wanted, terms)
-        return SignedReport(wanted.name, str(out), None, changed=True, dry_run=True)
+        before = folder.registry()
+        after, _ = sign_for(before, authority, wanted, terms)
+        return SignedReport(wanted.name, str(out), None, changed=after is not before, dry_run=True)
 
     def alter(registry: Registry) -> tuple[Registry, tuple[str, bool]]:
         after, pem = sign_for(registry, authority, wanted, terms)

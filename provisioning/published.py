@@ -71,24 +71,26 @@ class PublishedAuthority(AuthorityFolder):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ProvisioningError(f"{self.terms_file} is damaged ({error}): restore it from a backup") from None
 
-    def settle(self, root: str, *, now: datetime, dry_run: bool = False) -> None:
-        """Choose the root of all topics; where it is the usual one, no file is needed to say so.
+    def settle(self, root: str, *, now: datetime, dry_run: bool = False) -> bool:
+        """Choose the root of all topics; where it is the usual one, no file is needed to say so. False if it is that.
 
         Raises:
             InvalidTopic: it is no topic.
             ProvisioningError: this fleet has another one already.
         """
         wanted, known = Topics(root).root, self.root
-        if wanted == known or dry_run:
-            return
-        if self.terms_file.exists() or self.registry().devices:
+        if wanted == known:
+            return False
+        if self.terms_file.exists() or (self.registry_file.exists() and self.registry().devices):
             raise ProvisioningError(
                 f"this fleet's topics begin with {known!r}, and machines rely on that: leave out --root, or make "
                 "another authority"
             )
-        text = msgspec.json.format(msgspec.json.encode(Terms(wanted)), indent=2) + b"\n"
-        files.write([NewFile(self.terms_file, text)])
-        self.publish(now)
+        if not dry_run:
+            text = msgspec.json.format(msgspec.json.encode(Terms(wanted)), indent=2) + b"\n"
+            files.write([NewFile(self.terms_file, text)])
+            self.publish(now)
+        return True
 
     def create(
         self,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import platformdirs
 import typer
 
@@ -108,8 +109,8 @@ def ca_init(
     report = fleet.make_authority(
         opened, name, now=_now(), passphrase=secret, lifetime=timedelta(days=days), dry_run=dry_run
     )
-    if root is not None:
-        opened.settle(root, now=_now(), dry_run=dry_run)
+    if root is not None and opened.settle(root, now=_now(), dry_run=dry_run):
+        report = msgspec.structs.replace(report, changed=True)
     _tell(report, as_json=as_json)
 
 
@@ -444,10 +445,11 @@ def _authority(path: Path | None, passphrase_file: Path | None) -> tuple[Publish
 def _given_passphrase(file: Path | None) -> bytes | None:
     if file is None:
         return os.environ.get("SLED_CA_PASSPHRASE", "").encode() or None
-    try:
-        secret = file.read_bytes().strip()
-    except OSError as error:
-        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}", param_hint="--passphrase-file") from None
+    from provisioning.files import read_secret
+
+    secret = (read_secret(file, "the passphrase in", otherwise="protect the key by another one") or b"").strip()
+    if not file.exists():
+        raise typer.BadParameter(f"there is no {file}", param_hint="--passphrase-file")
     if not secret:
         raise typer.BadParameter(f"{file} is empty", param_hint="--passphrase-file")
     return secret

@@ -32,13 +32,24 @@ class Authority:
         self.write_crl()
 
     def issue(
-        self, name: str, *, ends: timedelta = DAY, server: bool = False, file: str | None = None
+        self,
+        name: str,
+        *,
+        begins: timedelta = -2 * DAY,
+        ends: timedelta = DAY,
+        server: bool = False,
+        file: str | None = None,
+        by_itself: bool = False,
     ) -> x509.Certificate:
-        """Issue a certificate and write it down, with its key."""
+        """Issue a certificate, or have it sign itself, and write it down with its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(_name(name), key.public_key(), ends, server=server)
+        certificate = self._sign(
+            _name(name), key.public_key(), ends, begins=begins, server=server, signer=key if by_itself else None
+        )
         (self.folder / f"{file or name}.pem").write_bytes(_pem(certificate))
-        (self.folder / f"{file or name}.key").write_bytes(
+        secret = self.folder / f"{file or name}.key"
+        secret.touch(0o600)
+        secret.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
@@ -73,18 +84,20 @@ class Authority:
         key: ec.EllipticCurvePublicKey,
         ends: timedelta,
         *,
+        begins: timedelta = -2 * DAY,
         ca: bool = False,
         server: bool = False,
+        signer: ec.EllipticCurvePrivateKey | None = None,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
-            .issuer_name(self._name)
+            .issuer_name(name if signer else self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - 2 * DAY)
+            .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         )
@@ -92,7 +105,7 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         if not ca:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        return builder.sign(self._key, hashes.SHA256())
+        return builder.sign(signer or self._key, hashes.SHA256())
 
 
 def _name(common: str) -> x509.Name:

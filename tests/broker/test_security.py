@@ -42,6 +42,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     for name in (*NAMES, "stranger"):
         made.issue(name)
     made.issue("pi", ends=-timedelta(hours=1), file="expired")
+    made.issue("pi", begins=timedelta(hours=1), file="early")
+    made.issue("pi", by_itself=True, file="self-signed")
     made.revoke(made.issue("pi", file="revoked"))
     other = Authority(tmp_path_factory.mktemp("other"))
     other.issue("pi")
@@ -101,12 +103,24 @@ def test_certificates(secured: RunningBroker, authority: Authority) -> None:
             assert client.closed(5)
 
 
-@pytest.mark.parametrize("certificate", ["", "expired", "revoked", "elsewhere"])
+@pytest.mark.parametrize("certificate", ["", "expired", "early", "self-signed", "revoked", "elsewhere"])
 def test_certificates_that_are_not_good(secured: RunningBroker, authority: Authority, certificate: str) -> None:
     """None of them gets in; one that is good still does."""
     with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
         _enter_and_leave(secured, authority, certificate or None)
     assert _welcome(secured, authority, "pi", "pi")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o620, 0o666])
+def test_key_that_others_can_get_at(engine: Engine, authority: Authority, access_file: Path, mode: int) -> None:
+    security = Security(tls_of(authority), access_file)
+    key = authority.folder / "localhost.key"
+    key.chmod(mode)
+    try:
+        with pytest.raises(BrokerStartError, match=f"has mode 0{mode:o}, so that others than its owner can get at it"):
+            start_broker(engine, port=0, security=security)
+    finally:
+        key.chmod(0o600)
 
 
 def test_identity_that_nobody_knows(secured: RunningBroker, authority: Authority) -> None:

@@ -137,6 +137,10 @@ def test_wrong_command_lines(arguments: list[str], ca: str) -> None:
 def test_a_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ca, secret = str(tmp_path / "ca"), tmp_path / "secret"
     secret.write_text("open sesame\n")
+    secret.chmod(0o644)
+    refused = call("ca", "init", "--ca", ca, "--passphrase-file", str(secret)).exception
+    assert "has mode 0644, so that others than its owner can get at it" in str(refused)
+    secret.chmod(0o600)
     said("ca", "init", "--ca", ca, "--passphrase-file", str(secret))
     said("device", "create", "pi", "--ca", ca)
     assert isinstance(call("device", "revoke", "pi", "--ca", ca).exception, ProvisioningError)
@@ -144,6 +148,29 @@ def test_a_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said("device", "revoke", "pi", "--ca", ca)
     secret.write_text("")
     assert call("ca", "crl", "--ca", ca, "--passphrase-file", str(secret)).exit_code == 2
+
+
+def test_a_dry_run_says_what_would_change(tmp_path: Path) -> None:
+    """And what would not; nothing is written."""
+    ca, request, certificate = str(tmp_path / "ca"), tmp_path / "pi.csr", tmp_path / "pi.pem"
+    said("ca", "init", "--ca", ca)
+    said("device", "create", "pi", "--ca", ca)
+    said("enroll", "--name", "pi", "--csr-out", str(request), "--identity", str(tmp_path / "pi"))
+    listed, signing = ("ca", "crl", "--ca", ca), ("device", "sign", str(request), "--ca", ca)
+    (tmp_path / "ca" / "crl.pem").unlink()
+    for command in (listed, signing):
+        assert said(*command, "--dry-run")["changed"]
+        assert not certificate.exists()
+        assert said(*command)["changed"]
+        assert not said(*command, "--dry-run")["changed"]
+        assert not said(*command)["changed"]
+
+
+def test_another_root_is_a_change(tmp_path: Path) -> None:
+    ca = str(tmp_path / "ca")
+    said("ca", "init", "--ca", ca)
+    for options, changed in ((["--dry-run"], True), ([], True), (["--dry-run"], False), ([], False)):
+        assert said("ca", "init", "--ca", ca, "--root", "lab", *options)["changed"] is changed
 
 
 def needs_renewal(tmp_path: Path) -> Any:

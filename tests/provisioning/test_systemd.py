@@ -107,6 +107,20 @@ def test_what_every_service_has(role: ServiceRole, device: Device) -> None:
     assert not re.search(r"@[A-Z_]+@", service.text), "every blank is filled"
 
 
+def test_what_older_systems_know() -> None:
+    """JetPack 6 has systemd 249, which starts nothing where it does not know a specifier, as that of credentials."""
+    for role in ServiceRole:
+        assert "%d" not in service_units(role, PROGRAM)[0].text
+        assert "--identity ${CREDENTIALS_DIRECTORY}" in settings(service_units(role, PROGRAM)[0])["ExecStart"][0]
+
+
+def test_a_role_steps_aside_while_its_certificate_is_renewed() -> None:
+    """Both connect under one name, and a broker lets one of them in."""
+    renewal = settings(service_units(ServiceRole.AGENT, PROGRAM)[1])
+    assert "systemctl stop sled-%i.service" in renewal["ExecStartPre"][0]
+    assert "systemctl --no-block start sled-%i.service" in renewal["ExecStopPost"][0], "also where it failed"
+
+
 def test_devices() -> None:
     def of(device: Device) -> dict[str, list[str]]:
         return settings(service_units(ServiceRole.AGENT, PROGRAM, device)[0])
