@@ -20,14 +20,17 @@ from provisioning.authority_folder import AuthorityFolder
 from provisioning.errors import ProvisioningError
 from provisioning.files import OPEN, SECRET, NewFile
 from provisioning.registry import identities
-from provisioning.render import Rendered, render
+from provisioning.render import render
+from provisioning.reports import RulesReport
 from schemas.topics import DEFAULT_ROOT, Topics
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
+    from broker.access import Access
     from provisioning.registry import Registry
+    from provisioning.render import Rendered, Target
 
 
 class Terms(Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,12 +121,34 @@ class PublishedAuthority(AuthorityFolder):
         """
         self.change(lambda registry: (registry, None), now=now)
 
+    def write_rules(self, target: Target, out: Path, *, now: datetime, dry_run: bool = False) -> RulesReport:
+        """Write who may do what as the files of one kind of broker.
+
+        Args:
+            target: the kind.
+            out: the folder; it is made if it is not there.
+            now: with a time zone.
+            dry_run: only say whether they would change.
+
+        Raises:
+            ProvisioningError: the registry is missing or damaged, or the folder cannot be written to.
+        """
+        wanted = [_file(out, one) for one in render(self._table(self.registry(), now), target)]
+        changed = [file for file in wanted if files.read(file.path, "the file") != file.content]
+        if not dry_run:
+            files.make_folder(out)
+            files.write(changed)
+        return RulesReport(tuple(str(file.path) for file in wanted), changed=bool(changed), dry_run=dry_run)
+
+    def _table(self, registry: Registry, now: datetime) -> Access:
+        return access([Identity(name, role) for name, role in identities(registry, now)], self.root)
+
     def _derived(self, registry: Registry, now: datetime) -> list[NewFile]:
-        known = [Identity(name, role) for name, role in identities(registry, now)]
-        table = access(known, self.root)
-        wanted = [self._file(one) for one in (*render(table, "embedded"), *render(table, "mosquitto"))]
+        table = self._table(registry, now)
+        wanted = [_file(self.path, one) for one in (*render(table, "embedded"), *render(table, "mosquitto"))]
         # A broker reads a file again that was replaced, so one that says the same stays.
         return [file for file in wanted if files.read(file.path, "the file") != file.content]
 
-    def _file(self, rendered: Rendered) -> NewFile:
-        return NewFile(self.path / rendered.name, rendered.text.encode(), SECRET if rendered.secret else OPEN)
+
+def _file(folder: Path, rendered: Rendered) -> NewFile:
+    return NewFile(folder / rendered.name, rendered.text.encode(), SECRET if rendered.secret else OPEN)

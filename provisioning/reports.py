@@ -53,6 +53,19 @@ class ListReport(Struct, frozen=True):
         return f"{self.file}: list {self.number}, {self.revoked} certificates revoked, {made}"
 
 
+class RulesReport(Struct, frozen=True):
+    """Access rules for a kind of broker."""
+
+    files: tuple[str, ...]
+    changed: bool
+    dry_run: bool = False
+
+    def describe(self) -> str:
+        """Return a line for each file."""
+        made = "written" if self.changed else "up to date"
+        return "\n".join(f"{file}: {made}" for file in self.files)
+
+
 class CertificateReport(Struct, frozen=True):
     """A certificate in the registry."""
 
@@ -195,4 +208,13 @@ class IdentityReport(Struct, frozen=True):
         )
 
 
-Report = AuthorityReport | ListReport | DeviceReport | DevicesReport | SignedReport | TokenReport | IdentityReport
+Report = (
+    AuthorityReport
+    | ListReport
+    | RulesReport
+    | DeviceReport
+    | DevicesReport
+    | SignedReport
+    | TokenReport
+    | IdentityReport
+)

@@ -13,6 +13,7 @@ import msgspec
 import platformdirs
 import typer
 
+from provisioning.render import Target  # noqa: TC001 -- typer reads it
 from provisioning.role import GIVEN, Role
 
 if TYPE_CHECKING:
@@ -126,6 +127,22 @@ def ca_crl(
 
     opened, authority = _authority(folder, passphrase_file)
     _tell(fleet.renew_list(opened, authority, now=_now(), dry_run=dry_run), as_json=as_json)
+
+
+@ca.command("rules")
+def ca_rules(
+    kind: Annotated[Target, typer.Option("--for", help="Kind of broker.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder in which to write them.")],
+    folder: CaFolder = None,
+    *,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write who may do what, as the files that a broker reads which `sled broker` does not run. Again after a change.
+
+    embedded is also what `sled broker` reads, and mosquitto its ACL file; these two are kept in the authority's folder.
+    """
+    _tell(_authority_folder(folder).write_rules(kind, out, now=_now(), dry_run=dry_run), as_json=as_json)
 
 
 @ca.command("serve")
@@ -498,6 +515,4 @@ def _duration(text: str, option: str) -> timedelta:
 
 
 def _tell(report: Report, *, as_json: bool) -> None:
-    import msgspec
-
     typer.echo(msgspec.json.encode(report).decode() if as_json else report.describe())

@@ -166,6 +166,30 @@ def test_a_dry_run_says_what_would_change(tmp_path: Path) -> None:
         assert not said(*command)["changed"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "names", "shows"),
+    [
+        ("emqx", ["acl.conf"], "device/pi/"),
+        ("mosquitto-dynsec", ["dynamic-security.json"], '"username": "pi"'),
+        ("mosquitto", ["mosquitto.acl"], "user pi"),
+        ("embedded", ["access.json"], '"pi"'),
+    ],
+)
+def test_rules_for_every_kind_of_broker(tmp_path: Path, kind: str, names: list[str], shows: str) -> None:
+    ca, out = str(tmp_path / "ca"), tmp_path / "rules"
+    said("ca", "init", "--ca", ca)
+    command = ("ca", "rules", "--for", kind, "--out", str(out), "--ca", ca)
+    assert said(*command, "--dry-run")["changed"]
+    assert not out.exists()
+    said("device", "create", "pi", "--ca", ca)
+    assert said(*command) == {"files": [str(out / name) for name in names], "changed": True, "dry_run": False}
+    assert shows in (out / names[0]).read_text()
+    assert not said(*command)["changed"]
+    said("device", "delete", "pi", "--ca", ca)
+    assert said(*command)["changed"]
+    assert shows not in (out / names[0]).read_text()
+
+
 def test_another_root_is_a_change(tmp_path: Path) -> None:
     ca = str(tmp_path / "ca")
     said("ca", "init", "--ca", ca)
