@@ -43,6 +43,4 @@ def test_it_guesses_what_its_target_says() -> None:
     for position, token in enumerate(answer):
         proposal = drafter.propose([*prompt, *answer[:position]], position=position)
         hits += proposal is not None and proposal.token == token
-    assert hits / len(answer) >= 0.2, (
-        "one in five in a text of a kind that it guesses badly; a damaged one guesses none"
-    )
+    assert hits / len(answer) >= 0.2, "it guesses such a text badly, a damaged one guesses none"
