@@ -137,7 +137,9 @@ def doctor(
         take_over,
     )
     _check_options(settings)
-    found = examine(_with_config(settings))
+    settings = _with_config(settings)
+    _check_options(settings)
+    found = examine(settings)
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
     else:
@@ -348,11 +350,13 @@ def _with_config(settings: Settings) -> Settings:
 def _check_options(settings: Settings) -> None:
     """See a typing mistake before anything is looked at."""
     from broker.address import parse_addresses  # noqa: PLC0415
-    from schemas.topics import Topics  # noqa: PLC0415
+    from schemas.topics import Topics, check_name  # noqa: PLC0415
 
     try:
         if settings.broker:
             parse_addresses(settings.broker)
+        if settings.device:
+            check_name(settings.device, "device id")
         if settings.root:
             Topics(settings.root)
         if settings.drafters:

@@ -20,6 +20,9 @@ ROLE: Final = "role"
 DATES: Final = "certificate dates"
 LIST: Final = "revocation list"
 
+_MOST_BYTES: Final = 16 << 20
+"""Of a revocation list: more than a hundred thousand certificates."""
+
 _ROLES: Final = {"agent": "device"}
 """The role of a certificate, where it is not called as the command calls it."""
 
@@ -91,7 +94,8 @@ def check_list(identity: Identity | None, file: Path | None, now: datetime) -> C
     from cryptography import x509  # noqa: PLC0415 -- only where a list was named
 
     try:
-        revoked = x509.load_pem_x509_crl(file.read_bytes())
+        with file.open("rb") as opened:
+            revoked = x509.load_pem_x509_crl(opened.read(_MOST_BYTES))
         genuine = revoked.is_signature_valid(identity.authority.public_key())  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         return failed(LIST, f"{file} cannot be read ({error})", "copy crl.pem from the authority's folder again")

@@ -7,17 +7,17 @@ import ipaddress
 import socket
 import ssl
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography import x509
 
 from broker.tls import Tls
 from provisioning.certificate import shown
-from sled.checks.check import Check, failed, ok, skipped, warning
+from sled.checks.check import Check, Outcome, failed, ok, skipped, warning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from broker.address import BrokerAddress
 
@@ -94,7 +94,7 @@ def reach(address: BrokerAddress, tls: Tls | None) -> Reached:
         if not address.tls and tls is None:
             return Reached((known, there, judge_plain(secured, numbers.split(", "))), open=True)
         spoken, since = _speak_tls(connection, address, tls or Tls(), secured)
-    return Reached((known, there, spoken), open=spoken.outcome == "ok", begun=since)
+    return Reached((known, there, spoken), open=spoken.outcome is not Outcome.FAILED, begun=since)
 
 
 def judge_plain(name: str, numbers: Sequence[str]) -> Check:
@@ -140,10 +140,30 @@ def _spoken(secured: ssl.SSLSocket, name: str) -> tuple[Check, datetime | None]:
         if secured.recv(1) == b"":
             return failed(name, "the broker ended the connection", "see the broker's log for why"), None
     begins, ends = shown_certificate.not_valid_before_utc, shown_certificate.not_valid_after_utc
+    return judge_trusted(name, version, begins, ends, datetime.now(UTC)), begins
+
+
+def judge_trusted(name: str, version: str, begins: datetime, ends: datetime, now: datetime) -> Check:
+    """Say until when a broker's certificate is good; nobody gets in once it is not, and nothing renews it by itself.
+
+    Args:
+        name: of the check.
+        version: of TLS, as OpenSSL calls it.
+        begins: of the certificate.
+        ends: of the certificate.
+        now: with a time zone.
+    """
     found = (
         f"{version.replace('TLSv', 'TLS ')}; the broker's certificate is trusted, for this host, until {shown(ends)}"
     )
-    return ok(name, found), begins
+    if ends - now > (ends - begins) / 3:
+        return ok(name, found)
+    return warning(
+        name,
+        f"{found}: in {max(0, (ends - now).days)} days nobody gets in any more",
+        "renew it beside the authority, by the command that made it (`sled device create NAME --role broker "
+        "--host HOST --identity …`), and restart the broker",
+    )
 
 
 def client_context(tls: Tls) -> ssl.SSLContext:

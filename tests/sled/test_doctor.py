@@ -6,6 +6,7 @@ import io
 import json
 import socket
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,8 @@ from broker.run import start_broker
 from broker.security import Security
 from broker.tls import ServerTls, Tls
 from edge_agent.spool import Spool
+from edge_agent.tokenizer import ChatTokenizer
+from models.default import SHIPPED
 from provisioning import access, fleet
 from provisioning.authority_folder import AuthorityFolder
 from provisioning.certificate import to_pem
@@ -38,7 +41,6 @@ from tests.provisioning.bench import DAY, NOW, machine, make_authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from broker.message import Message
     from broker.run import RunningBroker
@@ -91,7 +93,9 @@ class Fleet:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     require("mosquitto")
     made = Fleet(tmp_path_factory.mktemp("fleet"))
-    made.announce(ONLINE)
+    made.announce(
+        msgspec.structs.replace(ONLINE, tokenizer=tokenizer_digest(ChatTokenizer.load(SHIPPED).canonical_json))
+    )
     yield made
     made.broker.stop()
 
@@ -130,7 +134,9 @@ def test_a_device_that_is_well(world: Fleet, tmp_path: Path) -> None:
         exit_code=WELL,
     )  # fmt: skip
     skipped = {name for name, outcome in outcomes(found).items() if outcome == "skipped"}
-    assert skipped == {"configuration", "tokenizer", "draft speed"}
+    assert skipped == {"configuration"}
+    assert outcomes(found)["tokenizer"] == "ok", "that of the drafter that comes with sled, and the verifier's"
+    assert "ms a token" in found["draft speed"].found
     assert {outcome for name, outcome in outcomes(found).items() if name not in skipped} <= {"ok", "warning"}
     assert outcomes(found)["access rules"] == outcomes(found)["TLS"] == outcomes(found)["verifiers"] == "ok"
     assert "desk: tiny" in found["verifiers"].found
@@ -267,7 +273,9 @@ def test_without_tls(numbers: list[str], outcome: str) -> None:
     assert reach.judge_plain("TLS", numbers).outcome.value == outcome
 
 
-@pytest.mark.parametrize("option", [("--broker", "a b"), ("--root", "a/#"), ("--drafter", "magic:x")])
+@pytest.mark.parametrize(
+    "option", [("--broker", "a b"), ("--root", "a/#"), ("--drafter", "magic:x"), ("--device", "../x")]
+)
 def test_a_typing_mistake(option: tuple[str, str]) -> None:
     app = typer.Typer()
     doctor.mount(app)
@@ -516,3 +524,17 @@ def test_as_json_is_one_object() -> None:
         "role": "app",
         "checks": [{"name": "it", "outcome": "ok", "found": "so"}],
     }
+
+
+@pytest.mark.parametrize(("left", "outcome"), [(60, Outcome.OK), (29, Outcome.WARNING), (1, Outcome.WARNING)])
+def test_a_broker_s_certificate_that_ends_is_told(left: int, outcome: Outcome) -> None:
+    found = reach.judge_trusted("TLS", "TLSv1.3", NOW - (90 - left) * DAY, NOW + left * DAY, NOW)
+    assert found.outcome is outcome
+    assert found.found.startswith("TLS 1.3; the broker's certificate is trusted, for this host, until ")
+    assert (f"in {left} days nobody gets in any more" in found.found) is (outcome is Outcome.WARNING)
+
+
+def test_a_list_without_end_is_not_read_to_its_end() -> None:
+    asking = machine(make_authority())
+    held = Identity(asking.certificate, asking.key, make_authority().certificate)
+    assert certificate.check_list(held, Path("/dev/zero"), NOW).outcome is Outcome.FAILED
