@@ -24,7 +24,7 @@ class LookupFirst:
     The model computes what it was spared in one run when it is asked next, which is faster than token by token.
 
     Args:
-        lookup: asked first, but for the first token of an answer.
+        lookup: asked first.
         model: asked where the lookup finds nothing or is less sure than `least_confidence`.
         least_confidence: from 0 (any match will do) to 1 (always the model).
     """
@@ -50,18 +50,13 @@ class LookupFirst:
         return self._model.context_length
 
     def propose(self, tokens: Sequence[int], sampling: Sampling = GREEDY, position: int = 0) -> Proposal | None:
-        """Return the lookup's proposal if it is sure enough, or else the model's; at position 0 the model's.
-
-        For that one the model reads the prompt, while the verifier does the same; a lookup would put that off until
-        everybody waits for it.
+        """Return the lookup's proposal if it is sure enough, or else the model's.
 
         Raises:
             SequenceError: the model cannot continue `tokens`.
             DrafterError: the model cannot go on.
         """
         check_sequence(tokens, self.name, self.context_length)
-        if position == 0:
-            return self._model.propose(tokens, sampling, position)
         found = self._lookup.propose(tokens, sampling, position)
         if found is not None and found.confidence >= self._least and found.token < self.vocab_size:
             return found

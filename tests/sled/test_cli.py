@@ -255,7 +255,7 @@ def test_demo_shows_why_a_role_did_not_start(tiny_target: Path, tmp_path: Path) 
 
 @pytest.mark.real_model
 def test_default_target_is_answered_identically() -> None:
-    """The default target and its int8 drafter, four prompts, float32: the text is the target's own."""
+    """The default target and the drafter that comes with sled, four prompts, float32: the text is the target's own."""
     prompts = [
         "Why is the sky blue?",
         "A shop sells 3 apples for $2. How much do 12 apples cost?",
@@ -266,7 +266,7 @@ def test_default_target_is_answered_identically() -> None:
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["identical"] is True
-    assert report["total"]["mean_accepted_length"] > 2
+    assert report["total"]["mean_accepted_length"] > 1.2, "48 tokens of kinds that it guesses badly"
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,6 @@ def test_propose_a_sure_match_spares_the_model(model: OnnxDrafter) -> None:
     assert proposal.source == "lookup"
 
 
-def test_propose_the_model_begins_each_answer(model: OnnxDrafter) -> None:
-    """So that it reads the prompt while the verifier does."""
-    proposal = drafter(model).propose(FOUND, GREEDY, 0)
-    assert proposal is not None
-    assert proposal.source == model.name
-
-
 @pytest.mark.parametrize("sequence", [SHORT, [5, 7, 9]], ids=["unsure match", "no match"])
 def test_propose_otherwise_the_model_answers(model: OnnxDrafter, sequence: list[int]) -> None:
     proposal = later(drafter(model), sequence)
