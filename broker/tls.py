@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ssl
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors import BrokerStartError
+from broker.secret import exposed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,11 +104,9 @@ class ServerTls:
 
 
 def _see_that_it_is_secret(key: Path) -> None:
-    """Refuse a key that others may read or a group may write; a group may read it, as systemd and Debian do it."""
-    mode = stat.S_IMODE(key.stat().st_mode)
-    if mode & 0o037:
+    if mode := exposed(key):
         raise BrokerStartError(
-            f"the key {key} has mode {mode:04o}, so that others than its owner can get at it: run `chmod 600 {key}`, "
+            f"the key {key} has mode {mode}, so that others than its owner can get at it: run `chmod 600 {key}`, "
             "and if somebody may have read it, have a new one certified"
         )
 

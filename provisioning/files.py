@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from broker.secret import exposed
 from provisioning.errors import ProvisioningError
 
 if TYPE_CHECKING:
@@ -139,17 +139,15 @@ def read(path: Path, what: str) -> bytes | None:
 def read_secret(path: Path, what: str, *, otherwise: str = "revoke the identity and make a new one") -> bytes | None:
     """Return what is in a file that holds a key or what opens one; None if there is none.
 
-    Others must have no access to it. A group may read it: that is how systemd hands a credential to a service, and how
-    Debian shares keys. `otherwise` is what to do where somebody may have read it.
+    Others must have no access to it (`broker.secret`). `otherwise` is what to do where somebody may have read it.
 
     Raises:
         ProvisioningError: others may read it or a group may write it, or as `read`.
     """
     with suppress(OSError):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o037:
+        if mode := exposed(path):
             raise ProvisioningError(
-                f"{what} {path} has mode {mode:04o}, so that others than its owner can get at it: run "
+                f"{what} {path} has mode {mode}, so that others than its owner can get at it: run "
                 f"`chmod 600 {path}`, and if somebody may have read it, {otherwise}"
             )
     return read(path, what)

@@ -464,12 +464,12 @@ def _given_passphrase(file: Path | None) -> bytes | None:
         return os.environ.get("SLED_CA_PASSPHRASE", "").encode() or None
     from provisioning.files import read_secret
 
-    secret = (read_secret(file, "the passphrase in", otherwise="protect the key by another one") or b"").strip()
-    if not file.exists():
+    secret = read_secret(file, "the passphrase in", otherwise="protect the key by another one")
+    if secret is None:
         raise typer.BadParameter(f"there is no {file}", param_hint="--passphrase-file")
-    if not secret:
+    if not secret.strip():
         raise typer.BadParameter(f"{file} is empty", param_hint="--passphrase-file")
-    return secret
+    return secret.strip()
 
 
 def _ticket(text: str) -> Ticket:
