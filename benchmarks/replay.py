@@ -27,7 +27,7 @@ from benchmarks.kit.policies_at import add_policies_at
 from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import Prompt, prompts_of, warm_up
 from benchmarks.kit.virtual import Costs, Text, Virtual, VirtualDevice
-from sled.rounds import ratio
+from sled.rounds import Rounds, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,8 +145,7 @@ def measure_costs(engine: Engine, text: Text) -> Costs:
 
 def row(seen: Sequence[Virtual], round_trip_ms: float, policy: str, source: str) -> Row:
     """Add up some answers."""
-    tokens, rounds = sum(each.tokens for each in seen), sum(each.rounds for each in seen)
-    drafted, seconds = sum(each.drafted for each in seen), sum(each.seconds for each in seen)
+    rounds, seconds = Rounds.of(seen), sum(each.seconds for each in seen)
     times: dict[str, list[float]] = {}
     for drafter, took in (each for one in seen for each in one.draft_times):
         times.setdefault(drafter, []).append(took)
@@ -155,13 +154,13 @@ def row(seen: Sequence[Virtual], round_trip_ms: float, policy: str, source: str)
         policy=policy,
         source=source,
         prompts=len(seen),
-        tokens=tokens,
-        rounds=rounds,
-        mean_accepted_length=ratio(tokens - sum(each.generated for each in seen), rounds),
-        mean_draft_length=ratio(drafted, rounds),
-        acceptance_rate=ratio(sum(each.accepted for each in seen), drafted),
+        tokens=rounds.tokens,
+        rounds=rounds.rounds,
+        mean_accepted_length=rounds.mean_accepted_length,
+        mean_draft_length=rounds.mean_draft_length,
+        acceptance_rate=rounds.acceptance_rate,
         ms_per_draft_token=round(1e3 * max(map(median, times.values()), default=0.0), 3),
-        tokens_per_second=ratio(tokens, seconds),
+        tokens_per_second=ratio(rounds.tokens, seconds),
         of_alone=ratio(sum(each.alone for each in seen), seconds),
     )
 

@@ -32,7 +32,7 @@ class Rounds(msgspec.Struct, frozen=True):
     resends: int
 
     @classmethod
-    def of(cls, answers: Sequence[Statistics]) -> Rounds:
+    def of(cls, answers: Sequence[Statistics | Rounds]) -> Rounds:
         """Add up."""
         return cls(*(sum(getattr(answer, name) for answer in answers) for name in cls.__struct_fields__))
 

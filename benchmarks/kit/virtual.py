@@ -17,6 +17,7 @@ from edge_agent.request import Request
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.session import Session, State
 from schemas.messages import VERSION, Verdict
+from sled.rounds import Rounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,26 +66,16 @@ class Costs(msgspec.Struct, frozen=True):
         return self.reading * len(text.prompt) + self.step * len(text.answer)
 
 
-class Virtual(msgspec.Struct, frozen=True):
+class Virtual(Rounds, frozen=True):
     """What one answer took.
 
     Attributes:
-        tokens: committed.
-        rounds: verdicts that committed something.
-        drafted: draft tokens that these judged.
-        accepted: of those, accepted.
-        generated: tokens that the target wrote by itself in rounds without a draft.
         seconds: of virtual time, from the asking to the last token.
         alone: that the target would have taken by itself.
         draft_times: of every token that was drafted, sent or not, with its source; the first of an answer reads its
             prompt.
     """
 
-    tokens: int
-    rounds: int
-    drafted: int
-    accepted: int
-    generated: int
     seconds: float
     alone: float
     draft_times: tuple[tuple[str, float], ...]
@@ -169,6 +160,7 @@ class _Answer:
             tally.drafted,
             tally.accepted,
             tally.generated,
+            tally.resends,
             self._now,
             device.costs.alone(text),
             tuple(self._times),
