@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from broker.address import BrokerAddress
@@ -12,21 +11,12 @@ from edge_agent.policy import FixedLength
 from edge_agent.service import Agent, AgentOptions
 from edge_agent.spool import Spool
 from tests.edge_agent.test_intake import bytewise
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from broker.run import RunningBroker
 
 PATIENCE = 60.0
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something is so; what never is fails the test."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_network_thread_is_asked_and_answers(broker: RunningBroker) -> None:

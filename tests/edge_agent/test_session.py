@@ -62,6 +62,7 @@ from tests.edge_agent.machine import (
     finished,
     refusal,
     resync,
+    sent,
     terms,
     verdict,
     wish,
@@ -71,15 +72,11 @@ from tests.edge_agent.shell import SAMPLES, Shell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from schemas.messages import DraftBundle, FinishReason
+    from schemas.messages import FinishReason
 
 ACTIVE = {"drafting": drafting, "awaiting": awaiting, "outage": cut_off}
 """How to come to each state between placement and the end."""
 EVERY = {"queued": Machine, **ACTIVE}
-
-
-def sent(effects: list[Effect]) -> list[DraftBundle]:
-    return [effect.bundle for effect in effects if isinstance(effect, PublishDraft)]
 
 
 # Placed: a verifier was found ----------------------------------------------------------------------------------------

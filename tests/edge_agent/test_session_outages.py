@@ -54,6 +54,7 @@ from tests.edge_agent.machine import (
     drafting,
     refusal,
     resync,
+    sent,
     terms,
     verdict,
     wish,
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_agent.events import Event
-    from schemas.messages import DraftBundle
 
 RELEASE = OutageRules(OutageMode.RELEASE)
 REVISE = OutageRules(OutageMode.REVISE)
@@ -73,10 +73,6 @@ MODES = pytest.mark.parametrize("rules", [RELEASE, REVISE], ids=["release", "rev
 
 def of(effects: list[Effect], *kinds: type[Effect]) -> list[Effect]:
     return [effect for effect in effects if isinstance(effect, kinds)]
-
-
-def sent(effects: list[Effect]) -> list[DraftBundle]:
-    return [effect.bundle for effect in effects if isinstance(effect, PublishDraft)]
 
 
 def fallen(rules: OutageRules, *extras: int, **options: object) -> Machine:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
-from broker.client import Bridge
-from broker.errors import BrokerUnreachable
 from broker.port import claim
 from provisioning.identity_folder import IdentityFolder
 from provisioning.role import Role
@@ -18,32 +15,12 @@ from sled.client import Client, NoAnswerError
 from sled.connection import identified
 from tests.conftest import require
 from tests.integration.guide import Machines, read_guide
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sled.connection import Connection
+from tests.sled.entry import lets_in
+from tests.waiting import wait_for
 
 GUIDE: Final = Path(__file__).parents[2] / "docs" / "fleet.md"
 PATIENCE: Final = 60.0
 QUESTION: Final = Ask(prompt="Are you still there?", max_tokens=4)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def gets_in(connection: Connection) -> bool:
-    """Whether the broker lets an identity in under a client id that nobody uses now."""
-    with Bridge(connection.address, connection.client_id, tls=connection.tls, quiet=True) as bridge:
-        try:
-            bridge.wait_up(2)
-        except BrokerUnreachable:
-            return False
-    return True
 
 
 def test_the_guide(tmp_path: Path, tiny_target: Path, tiny_drafter: Path) -> None:
@@ -79,5 +56,5 @@ def test_the_guide(tmp_path: Path, tiny_target: Path, tiny_drafter: Path) -> Non
             pytest.raises(NoAnswerError),
         ):
             list(client.ask("pi-2", QUESTION, timeout=5))
-        wait_for(lambda: not gets_in(thief))
-        assert gets_in(other)
+        wait_for(lambda: not lets_in(thief))
+        assert lets_in(other)

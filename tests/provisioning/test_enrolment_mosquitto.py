@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -28,9 +27,10 @@ from provisioning.token import decode
 from tests.conftest import require
 from tests.provisioning.bench import MINUTE
 from tests.provisioning.command import COMMAND, process
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 _ACL: Final = """
@@ -45,14 +45,6 @@ topic write sled/v1/enroll/+/answer
 user phone
 topic write sled/v1/device/+/ask
 """
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something has happened; what never does fails the test."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Fleet:

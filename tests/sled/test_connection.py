@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.address import BrokerAddress
-from broker.client import Bridge
-from broker.errors import BrokerUnreachable
 from broker.port import claim
 from broker.run import start_broker
 from broker.security import Security
@@ -30,6 +27,8 @@ from sled.connection import Connection, identified, plain, require
 from tests.conftest import require as require_engine
 from tests.edge_agent.test_intake import bytewise
 from tests.provisioning.bench import DAY, NOW, machine, make_authority
+from tests.sled.entry import lets_in
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,16 +100,6 @@ def test_no_identity(tmp_path: Path) -> None:
         require(IdentityFolder(tmp_path), Role.BROKER, NOW)
 
 
-def lets_in(connection: Connection) -> bool:
-    """Whether the broker lets this identity in."""
-    with Bridge(connection.address, connection.client_id, tls=connection.tls, quiet=True) as bridge:
-        try:
-            bridge.wait_up(2)
-        except BrokerUnreachable:
-            return False
-        return True
-
-
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
 def test_from_the_registry_to_the_broker(kind: Engine, tmp_path: Path) -> None:
     """What the authority's folder says is what the broker does, as soon as it has read it again."""
@@ -142,8 +131,6 @@ def test_from_the_registry_to_the_broker(kind: Engine, tmp_path: Path) -> None:
         thread.join(60)
         fleet.revoke(ca, authority, app.client_id, now=now)
         running.reload()
-        deadline = time.monotonic() + 60
-        while lets_in(app):  # Mosquitto reads its files in its own time
-            assert time.monotonic() < deadline
+        wait_for(lambda: not lets_in(app))  # Mosquitto reads its files in its own time
     finally:
         running.stop()

@@ -7,7 +7,6 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -20,10 +19,9 @@ from schemas.topics import Topics
 from sled.sweep import Sweep, SweepOptions
 from sled.sweeper import Finding
 from tests.schemas.samples import CONTEXT
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from broker.message import Message
     from broker.run import RunningBroker
 
@@ -43,13 +41,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def context(session: bytes) -> bytes:
@@ -91,10 +82,10 @@ def test_clears_what_nobody_refreshes(broker: RunningBroker) -> None:
         watching = threading.Thread(target=sweep.run)
         watching.start()
         assert found.get(timeout=SECONDS).topic == BROKEN
-        until(lambda: len(sweep._sweeper) == 3)  # the two sessions and the device; the broken one is cleared
+        wait_for(lambda: len(sweep._sweeper) == 3)  # the two sessions and the device; the broken one is cleared
         clock.now = 60.0
         agent.publish(ALIVE, context(b"alive---"), retain=True)
-        until(lambda: sweep._sweeper._kept[ALIVE].since == 60.0)
+        wait_for(lambda: sweep._sweeper._kept[ALIVE].since == 60.0)
         clock.now = 110.0
         assert found.get(timeout=SECONDS).topic == STALE
         sweep.stop()

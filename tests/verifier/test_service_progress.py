@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.fleet import Fleet
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from broker.run import RunningBroker
     from verifier.service import Verifier
 
 PATIENCE = 60.0
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something is so; what never is fails the test."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def count(verifier: Verifier, part: str) -> int:
