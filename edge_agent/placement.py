@@ -1,10 +1,11 @@
 """Which verifier an agent turns to, without a coordinator.
 
 Verifiers announce themselves in retained states. Among those that are online, not draining and made for the agent's
-tokenizer and target, an agent takes the one with the highest weighted rendezvous score, and keeps it as long as it
-serves: every agent comes to its own choice, capacities are filled in proportion, and when a verifier leaves only its
-own sessions move (Schindelhauer and Schomaker 2005: score = -weight / ln(hash)). One that is doubted (see
-`edge_agent.health`) or draining is left for another that is neither, and kept where there is none.
+tokenizer and target, an agent takes the one with the highest weighted rendezvous score when a text begins, and keeps it
+for the text as long as it serves: every agent comes to its own choice, capacities are filled in proportion, when a
+verifier leaves only its own sessions move, and one that joins or comes back gets its part of the next texts
+(Schindelhauer and Schomaker 2005: score = -weight / ln(hash)). One that is doubted (see `edge_agent.health`) or
+draining is left for another that is neither, and kept where there is none.
 """
 
 from __future__ import annotations
@@ -68,16 +69,14 @@ class Placement:
             self._states[verifier] = state
             self.health.heard(verifier, state.boot, state.heartbeat, now)
 
+    def begin(self, target: str = "") -> None:
+        """Choose anew, for another text; one that was begun before is its target's, and nobody else's."""
+        self._current, self._numerics = None, ""
+        self.keep(target)
+
     def keep(self, target: str) -> None:
         """Use only this target from now on: a text that one target began is not another's to end."""
         self._kept = self._wanted or target
-
-    def let_go(self) -> None:
-        """The text has ended; the next may be any target's that the agent is set up for, and is none that drains."""
-        self._kept = self._wanted
-        state = self._states.get(self._current or "")
-        if state is not None and state.draining:
-            self._current = None
 
     def doubt(self) -> None:
         """The connection was away: what was announced before counts only if it is announced again."""

@@ -504,8 +504,7 @@ class Agent:
         """Take up the next request, if none is under way."""
         while self._active is None and self._waiting:
             self._active = Conversation(self._waiting.popleft(), self)
-            if self._active.target:
-                self._placement.keep(self._active.target)
+            self._placement.begin(self._active.target)
             terms = self._placement.pick(self._clock())
             if terms is not None:
                 self._tell(Placed(terms))
@@ -527,7 +526,6 @@ class Agent:
             self.metrics.requests.labels(self._active.outcome).inc()
             self._active = None
             self._keep_calibration()
-            self._placement.let_go()
             self._begin_next()
 
     # What is counted ----------------------------------------------------------------------------------------------

@@ -83,6 +83,18 @@ def test_pick_keeps_its_choice_when_others_come() -> None:
         assert terms.verifier == "v0"
 
 
+def test_the_next_text_goes_where_a_fresh_device_would() -> None:
+    """One that joined, or came back, gets its part."""
+    placement = Placement("pi", OURS)
+    placement.announce("v0", replace(state(capacity=1), numerics="a"), 0.0)
+    assert picked(placement) == "v0"
+    crowded = {f"v{number}": 1000 for number in range(1, 20)}
+    for name, capacity in crowded.items():
+        placement.announce(name, replace(state(capacity), numerics="b"), 0.0)
+    placement.begin()
+    assert picked(placement) == choice("pi", {"v0": 1, **crowded}) != "v0"
+
+
 GONE = {
     "offline": OFFLINE,
     "cleared": None,
@@ -194,7 +206,7 @@ def test_text_that_one_target_began_is_not_anothers_to_end() -> None:
     placement.announce("v0", replace(state(), status="offline"), 0.0)
     placement.announce("v1", replace(state(), target="other"), 0.0)
     assert placement.pick(0.0) is None
-    placement.let_go()
+    placement.begin()
     picked = placement.pick(0.0)
     assert picked is not None
     assert picked.verifier == "v1"
@@ -255,7 +267,7 @@ def test_pick_keeps_a_verifier_that_drains_while_there_is_no_other_and_until_the
     placement.pick(0.0)
     placement.announce("v0", replace(state(), draining=True), 0.0)
     assert picked(placement) == "v0"
-    placement.let_go()
+    placement.begin()
     assert picked(placement) is None
 
 
