@@ -282,7 +282,8 @@ class Bridge:
         self._client.disconnect()
         with suppress(AttributeError):  # paho's thread may end between its look and its join
             self._client.loop_stop()
-        self._disconnect_callbacks()
+        # paho closes this pair only in __del__, and a bridge is part of cycles.
+        self._client._reset_sockets(sockpair_only=True)
         self._inbox.clear()
 
     def __enter__(self) -> Self:
@@ -305,13 +306,6 @@ class Bridge:
         client.on_unsubscribe = self._guarded(self._unsubscribed)
         client.on_message = self._guarded(self._received)
         client.on_publish = self._guarded(self._published)
-
-    def _disconnect_callbacks(self) -> None:
-        # paho closes its sockets in __del__; without this cycle that happens as soon as the bridge is dropped.
-        client = self._client
-        client.on_pre_connect = client.on_socket_open = client.on_connect = client.on_connect_fail = None
-        client.on_disconnect = client.on_subscribe = client.on_unsubscribe = None
-        client.on_message = client.on_publish = None
 
     def _before_connect(self, _client: paho.Client, _userdata: object) -> None:
         self._network_thread = threading.get_ident()
