@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from msgspec.structs import replace
 
 from broker.address import parse_addresses
 from provisioning import files, keys
@@ -34,6 +36,7 @@ from schemas.enrolment import bootstrap_name
 from schemas.topics import Topics, check_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from provisioning.authority_folder import AuthorityFolder
@@ -94,11 +97,7 @@ def register(
         InvalidTopic: the name may not be part of a topic.
         ProvisioningError: it is registered in another way, was revoked, or a broker without a host.
     """
-    check_hosts(hosts)
-    if (role is Role.BROKER) != bool(hosts):
-        raise ProvisioningError(
-            f"{name!r} is of role {role}: a broker has at least one host (--host), and nobody else has"
-        )
+    _check_hosts(name, role, hosts)
 
     def alter(registry: Registry) -> tuple[Registry, DeviceReport]:
         after = book.register(registry, name, role, hosts, now)
@@ -110,34 +109,73 @@ def register(
 def give_identity(
     folder: AuthorityFolder,
     authority: Authority,
-    name: str,
+    machine: Subject,
     place: IdentityFolder,
     *,
     now: datetime,
     lifetime: timedelta = LIFETIME,
     broker: str = "",
     root: str = "sled/v1",
+    dry_run: bool = False,
 ) -> DeviceReport:
-    """Make the identity of a registered machine right here, for one that runs beside the authority.
+    """Register a machine and make its identity right here, for one that runs beside the authority.
 
     A folder that holds one that is good and not soon to be renewed is left as it is.
 
     Raises:
-        ProvisioningError: the folder holds the identity of another, or cannot be written to.
+        ProvisioningError: the folder holds the identity of another, or cannot be written to; or as `register`. Nothing
+            was changed then.
     """
-    with place.locked():
+    name, role, hosts = machine
+    _check_hosts(name, role, hosts)
+    with nullcontext() if dry_run else place.locked():
         present = place.identity()
         if present is not None and present.name != name:
             raise ProvisioningError(f"{place.path} holds the identity of {present.name!r}: name another folder")
         if present is not None and present.certificate.not_valid_after_utc - now > lifetime / 3:
-            return _report(folder.registry(), name, now, changed=False)
-        key = place.take_pending_key()
-        wanted = SigningRequest(name, key.public_key())
-        terms = Terms(x509.random_serial_number(), now, lifetime)
-        pem = folder.change(lambda registry: sign_for(registry, authority, wanted, terms), now=now, authority=authority)
-        certificate = accept(pem, name, wanted.key, authority.certificate, now)
-        place.install(Identity(certificate, key, authority.certificate), Place(name, broker, root))
+            return register(folder, name, role, hosts, now=now, dry_run=dry_run)
+        if dry_run:
+            return replace(register(folder, name, role, hosts, now=now, dry_run=True), changed=True)
+        _certify(
+            folder,
+            authority,
+            place,
+            Place(name, broker, root),
+            Terms(x509.random_serial_number(), now, lifetime),
+            lambda registry: book.register(registry, name, role, hosts, now),
+        )
     return _report(folder.registry(), name, now, changed=True)
+
+
+def renew_identity(
+    folder: AuthorityFolder,
+    authority: Authority,
+    place: IdentityFolder,
+    *,
+    now: datetime,
+    lifetime: timedelta = LIFETIME,
+    dry_run: bool = False,
+) -> DeviceReport:
+    """Make a new key and certificate right here for an identity of this fleet, be it expired.
+
+    Raises:
+        ProvisioningError: the folder holds no identity, or one of another authority, or cannot be written to; the
+            machine is not registered, or was revoked. The identity is as it was then.
+    """
+    present = place.require_identity()
+    if present.authority != authority.certificate:
+        raise ProvisioningError(
+            f"{place.path} holds an identity of the authority with SHA-256 {fingerprint(present.authority)}, and "
+            f"{folder.path} is that with {fingerprint(authority.certificate)}: name the folder of its own with --ca"
+        )
+    if dry_run:
+        registry = folder.registry()
+        book.require(registry, present.name)
+        return _report(registry, present.name, now, changed=True, dry_run=True)
+    with place.locked():
+        known = place.place() or Place(present.name)
+        _certify(folder, authority, place, known, Terms(x509.random_serial_number(), now, lifetime))
+    return _report(folder.registry(), present.name, now, changed=True)
 
 
 def list_devices(folder: AuthorityFolder, *, now: datetime) -> DevicesReport:
@@ -292,6 +330,32 @@ def make_token(
         return TokenReport(device, "", identity, expires, dry_run=True)
     text = encode(Ticket(device, broker, root, authority.certificate, certificate, key))
     return TokenReport(device, text, identity, expires)
+
+
+def _check_hosts(name: str, role: Role, hosts: tuple[str, ...]) -> None:
+    check_hosts(hosts)
+    if (role is Role.BROKER) != bool(hosts):
+        raise ProvisioningError(
+            f"{name!r} is of role {role}: a broker has at least one host (--host), and nobody else has"
+        )
+
+
+def _certify(
+    folder: AuthorityFolder,
+    authority: Authority,
+    place: IdentityFolder,
+    known: Place,
+    terms: Terms,
+    alter: Callable[[Registry], Registry] = lambda registry: registry,
+) -> None:
+    """Make a key in a folder that is locked, certify it in the altered book, and install both."""
+    key = place.take_pending_key()
+    wanted = SigningRequest(known.name, key.public_key())
+    pem = folder.change(
+        lambda registry: sign_for(alter(registry), authority, wanted, terms), now=terms.now, authority=authority
+    )
+    certificate = accept(pem, known.name, wanted.key, authority.certificate, terms.now)
+    place.install(Identity(certificate, key, authority.certificate), known)
 
 
 def _report(

@@ -13,6 +13,7 @@ from provisioning.errors import ProvisioningError, Refused
 from provisioning.files import NewFile
 from provisioning.identity_folder import Identity, IdentityFolder, Place
 from provisioning.reports import IdentityReport
+from provisioning.role import Role
 from provisioning.signing_request import make_signing_request
 from schemas.topics import check_name
 
@@ -97,6 +98,11 @@ def renew(
         ProvisioningError: there is no identity, it has expired, or as `enrol`; the identity is as it was.
     """
     identity = folder.require_identity()
+    if identity.role is Role.BROKER:
+        raise ProvisioningError(
+            f"{folder.path} holds the identity of a broker, which is nobody's client: renew it beside the authority "
+            "(--ca), or by file (--csr-out, then --certificate)"
+        )
     check(identity.certificate, identity.authority, now)
     known = folder.place() or Place(identity.name)
     place = Place(identity.name, broker or known.broker, known.root)

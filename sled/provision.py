@@ -211,25 +211,28 @@ def device_create(
 ) -> None:
     """Register a machine; one that is registered in the same way is left as it is."""
     from provisioning import fleet
+    from provisioning.authority import Subject
     from provisioning.identity_folder import IdentityFolder
 
     if role is Role.ENROLMENT:
         raise typer.BadParameter("a bootstrap identity comes with `sled token create` only", param_hint="--role")
     if broker:
         _addresses(broker)
-    opened = _authority_folder(folder)
-    report = fleet.register(opened, name, role, tuple(host or ()), now=_now(), dry_run=dry_run)
-    if identity is not None and not dry_run:
-        _, authority = _authority(folder, passphrase_file)
+    hosts = tuple(host or ())
+    if identity is None:
+        report = fleet.register(_authority_folder(folder), name, role, hosts, now=_now(), dry_run=dry_run)
+    else:
+        opened, authority = _authority(folder, passphrase_file)
         report = fleet.give_identity(
             opened,
             authority,
-            name,
+            Subject(name, role, hosts),
             IdentityFolder(identity),
             now=_now(),
             lifetime=timedelta(days=days),
             broker=broker,
             root=root or opened.root,
+            dry_run=dry_run,
         )
     _tell(report, as_json=as_json)
 
@@ -396,20 +399,32 @@ def device_rotate(
     broker: Annotated[
         str, typer.Option("--broker", help="Where the broker is; by default where it was when this machine enrolled.")
     ] = "",
+    folder: Annotated[
+        Path | None,
+        typer.Option("--ca", help="Beside the authority: have the one in this folder sign, and ask nobody."),
+    ] = None,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="With --ca: for how many days the certificate is good.")
+    ] = 90,
+    passphrase_file: PassphraseFile = None,
     timeout: Timeout = 60,
     *,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """On a machine: get a new key and certificate with the present ones, which stay until the new ones are there."""
-    from provisioning import machine
+    from provisioning import fleet, machine
     from provisioning.exchange import MqttAsk
 
     place = _identity_folder(identity)
     if broker:
         _addresses(broker)
     report: Report
-    if certificate is not None:
+    if folder is not None:
+        opened, authority = _authority(folder, passphrase_file)
+        lifetime = timedelta(days=days)
+        report = fleet.renew_identity(opened, authority, place, now=_now(), lifetime=lifetime, dry_run=dry_run)
+    elif certificate is not None:
         report = machine.install_certificate(place, certificate, now=_now(), dry_run=dry_run)
     elif csr_out is not None:
         report = machine.write_renewal_request(place, csr_out, broker=broker, dry_run=dry_run)

@@ -11,8 +11,9 @@ import pytest
 from cryptography import x509
 
 from provisioning import fleet, keys
+from provisioning import machine as machines
 from provisioning import registry as book
-from provisioning.authority import LIST_LIFETIME
+from provisioning.authority import LIST_LIFETIME, Subject
 from provisioning.authority_folder import AuthorityFolder
 from provisioning.errors import ProvisioningError, Refused
 from provisioning.identity_folder import IdentityFolder
@@ -288,17 +289,74 @@ def test_tokens_need_tls(folder: AuthorityFolder) -> None:
 
 
 def test_an_identity_made_beside_the_authority(folder: AuthorityFolder, tmp_path: Path) -> None:
-    fleet.register(folder, "ops", Role.OPERATOR, now=NOW)
-    place = IdentityFolder(tmp_path / "ops")
-    assert fleet.give_identity(folder, folder.authority(), "ops", place, now=NOW).changed
+    ops, place, authority = Subject("ops", Role.OPERATOR), IdentityFolder(tmp_path / "ops"), folder.authority()
+    assert fleet.give_identity(folder, authority, ops, place, now=NOW, dry_run=True).changed
+    assert not place.path.exists()
+    assert not folder.registry().devices
+    assert fleet.give_identity(folder, authority, ops, place, now=NOW).changed
     identity = place.require_identity()
-    assert (identity.name, identity.role) == ("ops", Role.OPERATOR)
-    assert not fleet.give_identity(folder, folder.authority(), "ops", place, now=NOW + DAY).changed
-    assert fleet.give_identity(folder, folder.authority(), "ops", place, now=NOW + 80 * DAY).changed
+    assert (identity.name, identity.role) == ops[:2]
+    assert not fleet.give_identity(folder, authority, ops, place, now=NOW + DAY).changed
+    assert fleet.give_identity(folder, authority, ops, place, now=NOW + 80 * DAY).changed
     assert place.require_identity().certificate != identity.certificate
-    fleet.register(folder, "other", Role.OPERATOR, now=NOW)
     with pytest.raises(ProvisioningError, match="identity of 'ops'"):
-        fleet.give_identity(folder, folder.authority(), "other", place, now=NOW)
+        fleet.give_identity(folder, authority, Subject("other", Role.OPERATOR), place, now=NOW)
+    assert set(folder.registry().devices) == {"ops"}, "what was refused has registered nobody"
+
+
+def test_a_folder_that_cannot_be_made_registers_nobody(folder: AuthorityFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = IdentityFolder(tmp_path / "file" / "ops")
+    with pytest.raises(ProvisioningError):
+        fleet.give_identity(folder, folder.authority(), Subject("ops", Role.OPERATOR), place, now=NOW)
+    assert not folder.registry().devices
+
+
+def test_an_identity_is_renewed_beside_the_authority(folder: AuthorityFolder, tmp_path: Path) -> None:
+    """Also one that has expired: whoever has the authority's key vouches for it."""
+    machine, place, authority = (
+        Subject("desk", Role.BROKER, ("desk",)),
+        IdentityFolder(tmp_path / "b"),
+        folder.authority(),
+    )
+    fleet.give_identity(folder, authority, machine, place, now=NOW, broker="mqtts://desk")
+    first = place.require_identity().certificate
+    assert fleet.renew_identity(folder, authority, place, now=NOW + DAY, dry_run=True).changed
+    assert place.require_identity().certificate == first
+    for days in (1, 400):
+        fleet.renew_identity(folder, authority, place, now=NOW + days * DAY)
+        renewed = place.require_identity()
+        assert (renewed.name, renewed.role) == machine[:2]
+        assert renewed.certificate.public_key() != first.public_key()
+        assert renewed.certificate.not_valid_after_utc > NOW + days * DAY
+    known = place.place()
+    assert known is not None
+    assert known.broker == "mqtts://desk"
+    with pytest.raises(ProvisioningError, match="--ca"):
+        machines.renew(place, lambda *_: "", now=NOW)
+
+
+def test_only_the_own_authority_renews(folder: AuthorityFolder, tmp_path: Path) -> None:
+    place, other = IdentityFolder(tmp_path / "ops"), AuthorityFolder(tmp_path / "other")
+    fleet.give_identity(folder, folder.authority(), Subject("ops", Role.OPERATOR), place, now=NOW)
+    other.create("other", now=NOW)
+    fleet.register(other, "ops", Role.OPERATOR, now=NOW)
+    before = place.require_identity().certificate
+    with pytest.raises(ProvisioningError, match="is that with"):
+        fleet.renew_identity(other, other.authority(), place, now=NOW)
+    assert place.require_identity().certificate == before
+    assert not other.registry().devices["ops"].certificates
+
+
+def test_a_revoked_machine_is_not_renewed(folder: AuthorityFolder, tmp_path: Path) -> None:
+    place = IdentityFolder(tmp_path / "ops")
+    fleet.give_identity(folder, folder.authority(), Subject("ops", Role.OPERATOR), place, now=NOW)
+    fleet.revoke(folder, folder.authority(), "ops", now=NOW)
+    before = place.require_identity().certificate
+    for dry_run in (True, False):
+        with pytest.raises(ProvisioningError, match="revoked"):
+            fleet.renew_identity(folder, folder.authority(), place, now=NOW, dry_run=dry_run)
+    assert place.require_identity().certificate == before
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\0" * 100])

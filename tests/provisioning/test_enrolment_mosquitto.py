@@ -17,6 +17,7 @@ from broker.client import Bridge
 from broker.errors import BrokerUnreachable
 from broker.mosquitto import find_mosquitto
 from provisioning import fleet, machine
+from provisioning.authority import Subject
 from provisioning.authority_folder import AuthorityFolder
 from provisioning.errors import ProvisioningError, Refused
 from provisioning.exchange import MqttAsk
@@ -63,9 +64,10 @@ class Fleet:
 
     def identity(self, name: str, role: Role, hosts: tuple[str, ...] = ()) -> IdentityFolder:
         """Make an identity beside the authority."""
-        fleet.register(self.ca, name, role, hosts, now=self.now)
         folder = IdentityFolder(self.path / name)
-        fleet.give_identity(self.ca, self.authority, name, folder, now=self.now, broker="", root="sled/v1")
+        fleet.give_identity(
+            self.ca, self.authority, Subject(name, role, hosts), folder, now=self.now, broker="", root="sled/v1"
+        )
         return folder
 
     def token(self, device: str) -> str:

@@ -277,6 +277,7 @@ def test_identity_of_a_wrong_role_says_so(tmp_path: Path, command: str, role: st
     from typer.testing import CliRunner
 
     from provisioning import fleet
+    from provisioning.authority import Subject
     from provisioning.authority_folder import AuthorityFolder
     from provisioning.errors import ProvisioningError
     from provisioning.identity_folder import IdentityFolder
@@ -285,8 +286,8 @@ def test_identity_of_a_wrong_role_says_so(tmp_path: Path, command: str, role: st
 
     ca, now = AuthorityFolder(tmp_path / "ca"), datetime.now(UTC)
     ca.create("fleet", now=now)
-    fleet.register(ca, "ops", Role.OPERATOR, now=now)
-    fleet.give_identity(ca, ca.authority(), "ops", IdentityFolder(tmp_path / "ops"), now=now, broker="mqtts://desk")
+    ops = Subject("ops", Role.OPERATOR)
+    fleet.give_identity(ca, ca.authority(), ops, IdentityFolder(tmp_path / "ops"), now=now, broker="mqtts://desk")
     result = CliRunner().invoke(app, [*command.split(), "--identity", str(tmp_path / "ops")])
     assert isinstance(result.exception, ProvisioningError)
     assert f"whose role is operator, and this needs the role {role}" in str(result.exception)

@@ -18,6 +18,7 @@ from edge_agent.policy import FixedLength
 from edge_agent.service import Agent, AgentOptions
 from edge_agent.spool import Spool
 from provisioning import fleet
+from provisioning.authority import Subject
 from provisioning.errors import ProvisioningError
 from provisioning.identity_folder import Identity, IdentityFolder, Place
 from provisioning.published import PublishedAuthority
@@ -110,10 +111,9 @@ def test_from_the_registry_to_the_broker(kind: Engine, tmp_path: Path) -> None:
     authority, port = ca.authority(), claim("127.0.0.1", 0)
     folders: dict[Role, IdentityFolder] = {}
     for role, hosts in ((Role.BROKER, ("127.0.0.1",)), (Role.DEVICE, ()), (Role.APP, ())):
-        fleet.register(ca, f"my-{role}", role, hosts, now=now)
         folders[role] = IdentityFolder(tmp_path / role)
         where = f"mqtts://127.0.0.1:{port}"
-        fleet.give_identity(ca, authority, f"my-{role}", folders[role], now=now, broker=where)
+        fleet.give_identity(ca, authority, Subject(f"my-{role}", role, hosts), folders[role], now=now, broker=where)
     own = folders[Role.BROKER].identity_file
     security = Security(ServerTls(own, own, ca.certificate_file, ca.list_file), ca.access_file)
     running = start_broker(kind, port=port, security=security)

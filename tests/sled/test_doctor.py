@@ -25,6 +25,7 @@ from edge_agent.spool import Spool
 from edge_agent.tokenizer import ChatTokenizer
 from models.default import SHIPPED
 from provisioning import access, fleet
+from provisioning.authority import Subject
 from provisioning.authority_folder import AuthorityFolder
 from provisioning.certificate import to_pem
 from provisioning.identity_folder import Identity, IdentityFolder
@@ -73,9 +74,10 @@ class Fleet:
         self.address = f"mqtts://127.0.0.1:{self.broker.port}"
 
     def identity(self, name: str, role: Role, hosts: tuple[str, ...] = ()) -> IdentityFolder:
-        fleet.register(self._ca, name, role, hosts, now=self.now)
         folder = IdentityFolder(self.path / name)
-        fleet.give_identity(self._ca, self._authority, name, folder, now=self.now, broker="", root="sled/v1")
+        fleet.give_identity(
+            self._ca, self._authority, Subject(name, role, hosts), folder, now=self.now, broker="", root="sled/v1"
+        )
         return folder
 
     def bridge(self, folder: IdentityFolder, **options: Any) -> Bridge:
