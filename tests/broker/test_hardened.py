@@ -95,6 +95,25 @@ def test_acknowledged_message_is_not_sent_again(start: Any, make: Any, closed: b
             assert again.connect("device", clean=False).barrier() == []
 
 
+@both_named
+def test_message_is_not_given_up(start: Any, make: Any, closed: bool) -> None:
+    """Plain: a QoS 1 message that is not acknowledged within 5 s is forgotten, though its connection stands."""
+    brokers: list[Any] = []
+
+    def noted(config: dict[str, Any]) -> Any:
+        brokers.append(make(config))
+        return brokers[0]
+
+    broker = start(noted)
+    with RawClient(broker) as device, RawClient(broker) as app:
+        device.connect("device", clean=False).subscribe("ask")
+        app.connect("app").publish_acknowledged("ask")
+        mid = device.read().mid
+        assert not device.receives(6)
+        session, _ = brokers[0].sessions["device"]
+        assert list(session.inflight_out) == ([mid] if closed else [])
+
+
 @both
 def test_silent_client_is_given_up(start: Any, make: Any, closed: bool) -> None:
     """Plain: a client that misses its keepalive is kept, and its last will never comes."""

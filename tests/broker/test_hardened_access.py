@@ -23,6 +23,8 @@ Plugins = dict[str, dict[str, Any]]
 NAMES = "tests.broker.brokers.NamesAndPasswords"
 OWN = allow(("{name}/#", ALL))
 
+own_rules = pytest.mark.filterwarnings("ignore:The 'acl' option is deprecated")
+
 
 @both
 def test_wrong_password_does_not_kick(start: Start, closed: bool) -> None:
@@ -135,20 +137,40 @@ def test_retaining(start: Start, closed: bool) -> None:
         assert [packet.topic for packet in _retained(reader, reader)] == ([] if closed else ["ask"])
 
 
-@pytest.mark.filterwarnings("ignore:The 'acl' option is deprecated")
+@own_rules
 @both
 def test_wildcards(start: Start, closed: bool) -> None:
     """Plain: amqtt's own rules take a filter for covered by a narrower one."""
-    own: Plugins = {
-        NAMES: {},
-        "amqtt.plugins.topic_checking.TopicAccessControlListPlugin": {"acl": {"pi": ["dev/+"]}, "publish_acl": {}},
-    }
     access = allow(("dev/+", (Action.SUBSCRIBE, Action.RECEIVE)))
-    broker = start(closed=closed, access=access if closed else None, plugins=None if closed else own)
+    broker = start(closed=True, access=access) if closed else start(closed=False, plugins=_own_rules("dev/+"))
     with RawClient(broker) as client:
         client.login("pi")
         codes, _ = client.subscribe_all(["dev/#", "dev/1", "dev/+", "#"])
         assert codes == [REFUSED if closed else 1, 1, 1, REFUSED]
+
+
+@own_rules
+@both
+def test_rule_with_a_name_to_put_in(start: Start, closed: bool) -> None:
+    """Plain: amqtt's own rules have no word for the name of whoever asks."""
+    broker = start(closed=True, access=OWN) if closed else start(closed=False, plugins=_own_rules("%u/#", "%c/#"))
+    with RawClient(broker) as client:
+        codes, _ = client.login("pi").subscribe_all(["pi/ask", "gpu/ask"])
+        assert codes == [1 if closed else REFUSED, REFUSED]
+
+
+@own_rules
+@both
+def test_receiving_what_is_published(start: Start, closed: bool) -> None:
+    """Plain: amqtt's own rules have no word for receiving; who may subscribe is sent everything."""
+    access = allow(("dev/+", (Action.SUBSCRIBE,)), ("dev/1", (Action.RECEIVE,)))
+    broker = start(closed=True, access=access) if closed else start(closed=False, plugins=_own_rules("dev/+"))
+    with RawClient(broker) as client, RawClient(broker) as speaker:
+        client.login("pi").subscribe("dev/+")
+        speaker.login("root")
+        for topic in ("dev/2", "dev/1"):
+            speaker.publish_acknowledged(topic)
+        assert client.read().topic == ("dev/1" if closed else "dev/2")
 
 
 @both
@@ -217,6 +239,12 @@ def test_persistent_after_clean(start: Start, closed: bool) -> None:
         app.barrier()
         back.login("pi", clean=False)
         assert [packet.topic for packet in back.barrier()] == (["pi/ask"] if closed else [])
+
+
+def _own_rules(*may_subscribe: str) -> Plugins:
+    """Return plugins of plain amqtt by which `pi` may subscribe to these filters and everybody may publish."""
+    own = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
+    return {NAMES: {}, own: {"acl": {"pi": list(may_subscribe)}, "publish_acl": {}}}
 
 
 def _retained(client: RawClient, speaker: RawClient, topic_filter: str = "#", sure: str = "sure") -> list[Packet]:

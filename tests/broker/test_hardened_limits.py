@@ -16,7 +16,9 @@ from tests.broker.raw import (
     ACCEPTED,
     DISCONNECT,
     PING,
+    PUBCOMP,
     PUBLISH,
+    PUBREC,
     REFUSED,
     SUBACK,
     UNAVAILABLE,
@@ -127,6 +129,25 @@ def test_subscriptions(start: Start, closed: bool) -> None:
         other.connect("other").subscribe("c")
 
 
+@pytest.mark.parametrize(
+    "further",
+    [frame(0x82, b"\0\2" + text("topic") + b"\0"), frame(0xA2, b"\0\2" + text("topic"))],
+    ids=["subscribe", "unsubscribe"],
+)
+@both
+def test_subscriptions_that_wait(start: Start, closed: bool, further: bytes) -> None:
+    """Plain: a client that does not read what its first subscription brings may ask for any number of others."""
+    broker = start(closed=closed, limits=BrokerLimits(unsent=5))
+    with RawClient(broker) as stuck, RawClient(broker) as watcher, RawClient(broker) as speaker:
+        watcher.connect("watcher").subscribe("state")
+        speaker.connect("speaker").publish_acknowledged("flood", bytes(1_000_000), retain=True)
+        speaker.barrier()
+        stuck.connect("stuck", will="state")
+        stuck.send(frame(0x82, b"\0\1" + 20 * (text("flood") + b"\0")) + 8 * further)
+        assert watcher.receives(1.0) == closed
+        speaker.barrier()
+
+
 @both
 def test_messages_for_a_client_that_is_away(start: Start, closed: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Plain: any number is kept. Ours keeps the first ones, and says that it drops the others."""
@@ -163,6 +184,22 @@ def test_messages_that_are_not_acknowledged(start: Start, closed: bool) -> None:
             device.acknowledge(packet.mid)
         rest = [_take(device) for _ in range(5 - len(at_once))]
         assert [packet.payload for packet in at_once] + rest == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@both
+def test_messages_that_are_not_released(start: Start, closed: bool) -> None:
+    """Plain: any number of QoS 2 messages may be there whose sender does not release them."""
+    broker = start(closed=closed, limits=BrokerLimits(inflight=2))
+    with RawClient(broker) as client:
+        client.connect("client")
+        for mid in (1, 2, 3):
+            client.send(publish_frame("topic", mid=mid, qos=2))
+            client.read_until(PUBREC)
+            if mid == 1:
+                client.release(mid)
+                client.read_until(PUBCOMP)
+        client.send(publish_frame("topic", mid=4, qos=2))
+        assert client.closed(CLOSED_WITHIN) == closed
 
 
 def test_messages_that_wait_survive_the_connection(start: Start) -> None:
@@ -234,11 +271,12 @@ def test_client_that_reads_again(start: Start) -> None:
             pass
 
 
-def test_longest_keepalive(start: Start) -> None:
-    """A client that asks for no keepalive at all is given up after the longest."""
-    broker = start(closed=True, limits=BrokerLimits(keepalive_seconds=1))
+@both
+def test_longest_keepalive(start: Start, closed: bool) -> None:
+    """Plain: a client that asks for no keepalive at all is never given up."""
+    broker = start(closed=closed, limits=BrokerLimits(keepalive_seconds=1))
     with RawClient(broker) as client:
-        assert client.connect("client", keepalive=0).closed(5)
+        assert client.connect("client", keepalive=0).closed(3) == closed
 
 
 def test_reader_that_is_not_to_take_more() -> None:
