@@ -101,6 +101,17 @@ def test_last_will(start: Start, closed: bool) -> None:
             assert watcher.barrier() == []
 
 
+@pytest.mark.parametrize(("topic", "retain"), [("ask", False), ("state", True)])
+@both
+def test_last_will_of_who_may_only_publish(start: Start, closed: bool, topic: str, retain: bool) -> None:
+    """Plain: who may publish may leave it as last will, and have the broker keep it."""
+    access = allow(("ask", (Action.PUBLISH,)), ("state", (Action.PUBLISH, Action.WILL)))
+    broker = start(closed=closed, access=access)
+    with RawClient(broker) as client, RawClient(broker) as again:
+        assert client.try_login("pi", will=topic, will_retain=retain) == (NOT_AUTHORIZED if closed else ACCEPTED)
+        assert again.try_login("pi", will="state") == ACCEPTED
+
+
 @both
 def test_last_will_with_a_wildcard(start: Start, closed: bool) -> None:
     """Plain: a last will may have a topic that is none."""
@@ -187,12 +198,13 @@ def test_receiving_what_is_retained(start: Start, closed: bool) -> None:
         assert {packet.topic for packet in kept} == ({"dev/1"} if closed else {"dev/1", "dev/2"})
 
 
+@pytest.mark.parametrize("topic_filter", ["$share/group/topic", ""], ids=["shared", "empty"])
 @both
-def test_shared_subscription(start: Start, closed: bool) -> None:
-    """Plain: a shared subscription is granted, and nothing ever comes."""
+def test_filter_that_is_none(start: Start, closed: bool, topic_filter: str) -> None:
+    """Plain: a shared subscription is granted, and so is nothing at all; nothing ever comes."""
     broker = start(closed=closed)
     with RawClient(broker) as client:
-        codes, _ = client.connect("client").subscribe_all(["$share/group/topic"])
+        codes, _ = client.connect("client").subscribe_all([topic_filter])
         assert codes == [REFUSED if closed else 1]
 
 

@@ -20,7 +20,6 @@ from tests.broker.raw import (
     PUBLISH,
     PUBREC,
     REFUSED,
-    SUBACK,
     UNAVAILABLE,
     RawClient,
     connect_frame,
@@ -129,29 +128,13 @@ def test_subscriptions(start: Start, closed: bool) -> None:
         other.connect("other").subscribe("c")
 
 
-@pytest.mark.parametrize(
-    "further",
-    [frame(0x82, b"\0\2" + text("topic") + b"\0"), frame(0xA2, b"\0\2" + text("topic"))],
-    ids=["subscribe", "unsubscribe"],
-)
+@pytest.mark.parametrize("limits", [BrokerLimits(queued_messages=2), BrokerLimits(queued_bytes=len("pi/ask0") * 2)])
 @both
-def test_subscriptions_that_wait(start: Start, closed: bool, further: bytes) -> None:
-    """Plain: a client that does not read what its first subscription brings may ask for any number of others."""
-    broker = start(closed=closed, limits=BrokerLimits(unsent=5))
-    with RawClient(broker) as stuck, RawClient(broker) as watcher, RawClient(broker) as speaker:
-        watcher.connect("watcher").subscribe("state")
-        speaker.connect("speaker").publish_acknowledged("flood", bytes(1_000_000), retain=True)
-        speaker.barrier()
-        stuck.connect("stuck", will="state")
-        stuck.send(frame(0x82, b"\0\1" + 20 * (text("flood") + b"\0")) + 8 * further)
-        assert watcher.receives(1.0) == closed
-        speaker.barrier()
-
-
-@both
-def test_messages_for_a_client_that_is_away(start: Start, closed: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_for_a_client_that_is_away(
+    start: Start, closed: bool, limits: BrokerLimits, caplog: pytest.LogCaptureFixture
+) -> None:
     """Plain: any number is kept. Ours keeps the first ones, and says that it drops the others."""
-    broker = start(closed=closed, access=OWN, limits=BrokerLimits(queued_messages=2))
+    broker = start(closed=closed, access=OWN, limits=limits)
     with RawClient(broker) as device, RawClient(broker) as app:
         device.login("pi", clean=False).subscribe("pi/ask")
         device.send(DISCONNECT)
@@ -239,36 +222,6 @@ def test_retained_bytes(start: Start, closed: bool) -> None:
             client.publish_acknowledged(topic, bytes(size), retain=True)
         sizes = {topic: len(payload) for topic, payload in _retained(broker).items()}
         assert sizes == ({"a": 10, "b": 70} if closed else {"a": 50, "b": 70})
-
-
-@both
-def test_client_that_does_not_read(start: Start, closed: bool) -> None:
-    """Plain: a client that goes on pinging but reads nothing is kept, with all that is sent to it."""
-    broker = start(closed=closed, limits=BrokerLimits(write_seconds=0.2, unsent=5))
-    with RawClient(broker) as stuck, RawClient(broker) as watcher, RawClient(broker) as speaker:
-        watcher.connect("watcher").subscribe("state")
-        stuck.connect("stuck", will="state").subscribe("flood")
-        speaker.connect("speaker")
-        for _ in range(100):
-            speaker.send(publish_frame("flood", bytes(100_000), qos=0))
-        speaker.barrier()
-        assert watcher.receives(1.0) == closed
-        speaker.barrier()
-
-
-def test_client_that_reads_again(start: Start) -> None:
-    """What had to wait for its socket comes once the socket is free, though nothing is left to be acknowledged."""
-    broker = start(closed=True, limits=BrokerLimits(unsent=2))
-    with RawClient(broker) as slow, RawClient(broker) as speaker:
-        slow.connect("slow").subscribe("kept")
-        slow.send(frame(0x82, b"\0\2" + text("flood") + b"\0"))
-        slow.read_until(SUBACK)
-        speaker.connect("speaker")
-        for _ in range(100):
-            speaker.send(publish_frame("flood", bytes(100_000), qos=0))
-        speaker.publish_acknowledged("kept")
-        while slow.read().topic != "kept":
-            pass
 
 
 @both

@@ -226,6 +226,27 @@ def test_rights_that_were_taken_away(engine: Engine, tmp_path: Path) -> None:
         assert again.login("pi", clean=False).read().topic == "sure"
 
 
+@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
+def test_session_of_the_revoked(engine: Engine, tmp_path: Path) -> None:
+    """It is forgotten: whoever gets the name later does not get what the one before had subscribed to."""
+    file = tmp_path / "access.json"
+    file.write_text(encode_access(OWN))
+    with (
+        EmbeddedBroker(port=0, security=Security(access=file)) as broker,
+        RawClient(broker) as device,
+        RawClient(broker) as app,
+        RawClient(broker) as later,
+    ):
+        device.login("pi", clean=False).subscribe("pi/ask")
+        file.write_text(encode_access(allow(("{name}/#", ALL), names=("gpu", "root"))))
+        broker.reload()
+        assert device.closed()
+        file.write_text(encode_access(OWN))
+        broker.reload()
+        app.login("root").publish_acknowledged("pi/ask")
+        assert later.login("pi", clean=False).barrier() == []
+
+
 def test_files_of_mosquitto(tmp_path: Path, access_file: Path) -> None:
     """What it is told is for its owner alone; so is its folder, which holds prompts."""
     state = tmp_path / "state"
