@@ -48,9 +48,11 @@ class BrokerLimits(Struct, frozen=True):
         connections: further ones are closed at once.
         sessions: clients that are there or have left a session; further ones are refused.
         subscriptions: filters of one client; further ones are refused.
-        inflight: messages sent to a client that it has not acknowledged; further ones wait.
+        inflight: messages sent to a client that it has not acknowledged; further ones wait. Also messages at QoS 2 that
+            it has not released; a further one ends its connection.
         unsent: packets on their way into one client's socket; above that QoS 0 messages for it are dropped, others
-            wait, and nothing more is read from it.
+            wait, and nothing more is read from it. Also what it has asked to subscribe to, or no longer, without an
+            answer yet; to ask further ends its connection.
         queued_messages: that wait for one client; above that new ones are dropped.
         queued_bytes: likewise.
         retained_messages: that the broker keeps; a message at a further topic is passed on but not kept.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from broker.embedded import EmbeddedBroker
     from broker.limits import BrokerLimits
+    from broker.tls import ServerTls
 
 
 class Plain(Broker):  # type: ignore[misc]  # amqtt is not typed
@@ -66,6 +67,7 @@ class Start(Protocol):
         limits: BrokerLimits | None = None,
         plugins: dict[str, dict[str, Any]] | None = None,
         connections: int = 0,
+        tls: ServerTls | None = None,
     ) -> EmbeddedBroker: ...
 
 
@@ -76,12 +78,17 @@ def maker(
     limits: BrokerLimits | None = None,
     plugins: dict[str, dict[str, Any]] | None = None,
     connections: int = 0,
+    tls: ServerTls | None = None,
 ) -> Callable[[dict[str, Any]], Any]:
-    """Return what builds a broker; plain amqtt is given the same plugins, as far as they help it."""
+    """Return what builds a broker; plain amqtt is given the same plugins and files, as far as they help it."""
     guard = None if access is None else Guard(access)
+    context = None if tls is None else tls.context()
 
     def make(config: dict[str, Any]) -> Any:
         config["listeners"]["default"]["max_connections"] = connections
+        if tls is not None:
+            files = {"certfile": tls.certificate, "keyfile": tls.key, "cafile": tls.ca}
+            config["listeners"]["default"] |= {"ssl": True} | files
         if guard is not None:
             config["plugins"] = {
                 "broker.plugins.AccessAuthPlugin": {"guard": guard},
@@ -89,6 +96,6 @@ def maker(
             }
         if plugins is not None:
             config["plugins"] = plugins
-        return HardenedBroker(config, guard=guard, limits=limits) if closed else Plain(config)
+        return HardenedBroker(config, guard=guard, limits=limits, tls=context) if closed else Plain(config)
 
     return make

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from broker.tls import ServerTls
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -106,6 +108,13 @@ class Authority:
         if not ca:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         return builder.sign(signer or self._key, hashes.SHA256())
+
+
+def tls_of(authority: Authority, *, clients: bool = True) -> ServerTls:
+    """How a broker of the authority speaks TLS; with certificates of its clients, or without."""
+    folder = authority.folder
+    certificate, key = folder / "localhost.pem", folder / "localhost.key"
+    return ServerTls(certificate, key, authority.ca, authority.crl) if clients else ServerTls(certificate, key)
 
 
 def _name(common: str) -> x509.Name:

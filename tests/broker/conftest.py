@@ -1,7 +1,8 @@
-"""Bridges that are stopped at the end of their test."""
+"""Bridges and brokers that are stopped at the end of their test, and certificates."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -10,6 +11,7 @@ from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.embedded import EmbeddedBroker
 from tests.broker.brokers import maker
+from tests.broker.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,3 +55,21 @@ def start() -> Iterator[Start]:
     yield begin
     for broker in started:
         broker.stop()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority with a broker's certificate, some identities' and some that are not good."""
+    made = Authority(tmp_path_factory.mktemp("authority"))
+    made.issue("localhost", server=True)
+    for name in ("pi", "gpu", "root", "stranger"):
+        made.issue(name)
+    made.issue("pi", ends=-timedelta(hours=1), file="expired")
+    made.issue("pi", begins=timedelta(hours=1), file="early")
+    made.issue("pi", by_itself=True, file="self-signed")
+    made.revoke(made.issue("pi", file="revoked"))
+    other = Authority(tmp_path_factory.mktemp("other"))
+    other.issue("pi")
+    for ending in ("pem", "key"):
+        (made.folder / f"elsewhere.{ending}").write_bytes((other.folder / f"pi.{ending}").read_bytes())
+    return made

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 if TYPE_CHECKING:
     import ssl
 
-CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP = 2, 3, 4, 9, 13
+CONNACK, PUBLISH, PUBACK, PUBREC, PUBCOMP, SUBACK, PINGRESP = 2, 3, 4, 5, 7, 9, 13
 ACCEPTED, UNAVAILABLE, NOT_AUTHORIZED = 0, 3, 5
 REFUSED = 0x80
 DISCONNECT = b"\xe0\x00"
@@ -200,6 +200,9 @@ class RawClient:
 
     def acknowledge(self, mid: int) -> None:
         self.send(frame(0x40, struct.pack(">H", mid)))
+
+    def release(self, mid: int) -> None:
+        self.send(frame(0x62, struct.pack(">H", mid)))
 
     def read(self, timeout: float = 5) -> Packet:
         """Read a packet. Raises TimeoutError, or EOFError if the connection was closed."""

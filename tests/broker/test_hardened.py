@@ -95,6 +95,25 @@ def test_acknowledged_message_is_not_sent_again(start: Any, make: Any, closed: b
             assert again.connect("device", clean=False).barrier() == []
 
 
+@both_named
+def test_message_is_not_given_up(start: Any, make: Any, closed: bool) -> None:
+    """Plain: a QoS 1 message that is not acknowledged within 5 s is forgotten, though its connection stands."""
+    brokers: list[Any] = []
+
+    def noted(config: dict[str, Any]) -> Any:
+        brokers.append(make(config))
+        return brokers[0]
+
+    broker = start(noted)
+    with RawClient(broker) as device, RawClient(broker) as app:
+        device.connect("device", clean=False).subscribe("ask")
+        app.connect("app").publish_acknowledged("ask")
+        mid = device.read().mid
+        assert not device.receives(6)
+        session, _ = brokers[0].sessions["device"]
+        assert list(session.inflight_out) == ([mid] if closed else [])
+
+
 @both
 def test_silent_client_is_given_up(start: Any, make: Any, closed: bool) -> None:
     """Plain: a client that misses its keepalive is kept, and its last will never comes."""
@@ -127,7 +146,7 @@ def test_messages_are_kept_for_clients_without_a_name(start: Any, make: Any, clo
         device.send(DISCONNECT)
         assert device.closed()
         app.connect("app").publish_acknowledged("ask")
-        app.barrier()
+        assert not app.receives(1.5)  # amqtt looks once a second for sessions that it need not keep
         with RawClient(broker) as again:
             assert [packet.topic for packet in again.connect("device", clean=False).barrier()] == (
                 ["ask"] if closed else []
@@ -199,6 +218,16 @@ def test_early_disconnect_is_a_disconnect(start: Any, make: Any, closed: bool) -
         hasty.send(connect_frame("hasty", will="state") + DISCONNECT)
         assert hasty.closed()
         assert watcher.receives(0.5) == (not closed)
+
+
+@both
+def test_second_connect_ends_the_connection(start: Any, make: Any, closed: bool) -> None:
+    """It does in both (MQTT-3.1.0-2)."""
+    broker = start(make)
+    with RawClient(broker) as client:
+        client.connect("client").barrier()
+        client.send(connect_frame("client"))
+        assert client.closed()
 
 
 @both

@@ -23,6 +23,8 @@ Plugins = dict[str, dict[str, Any]]
 NAMES = "tests.broker.brokers.NamesAndPasswords"
 OWN = allow(("{name}/#", ALL))
 
+own_rules = pytest.mark.filterwarnings("ignore:The 'acl' option is deprecated")
+
 
 @both
 def test_wrong_password_does_not_kick(start: Start, closed: bool) -> None:
@@ -99,6 +101,17 @@ def test_last_will(start: Start, closed: bool) -> None:
             assert watcher.barrier() == []
 
 
+@pytest.mark.parametrize(("topic", "retain"), [("ask", False), ("state", True)])
+@both
+def test_last_will_of_who_may_only_publish(start: Start, closed: bool, topic: str, retain: bool) -> None:
+    """Plain: who may publish may leave it as last will, and have the broker keep it."""
+    access = allow(("ask", (Action.PUBLISH,)), ("state", (Action.PUBLISH, Action.WILL)))
+    broker = start(closed=closed, access=access)
+    with RawClient(broker) as client, RawClient(broker) as again:
+        assert client.try_login("pi", will=topic, will_retain=retain) == (NOT_AUTHORIZED if closed else ACCEPTED)
+        assert again.try_login("pi", will="state") == ACCEPTED
+
+
 @both
 def test_last_will_with_a_wildcard(start: Start, closed: bool) -> None:
     """Plain: a last will may have a topic that is none."""
@@ -135,20 +148,40 @@ def test_retaining(start: Start, closed: bool) -> None:
         assert [packet.topic for packet in _retained(reader, reader)] == ([] if closed else ["ask"])
 
 
-@pytest.mark.filterwarnings("ignore:The 'acl' option is deprecated")
+@own_rules
 @both
 def test_wildcards(start: Start, closed: bool) -> None:
     """Plain: amqtt's own rules take a filter for covered by a narrower one."""
-    own: Plugins = {
-        NAMES: {},
-        "amqtt.plugins.topic_checking.TopicAccessControlListPlugin": {"acl": {"pi": ["dev/+"]}, "publish_acl": {}},
-    }
     access = allow(("dev/+", (Action.SUBSCRIBE, Action.RECEIVE)))
-    broker = start(closed=closed, access=access if closed else None, plugins=None if closed else own)
+    broker = start(closed=True, access=access) if closed else start(closed=False, plugins=_own_rules("dev/+"))
     with RawClient(broker) as client:
         client.login("pi")
         codes, _ = client.subscribe_all(["dev/#", "dev/1", "dev/+", "#"])
         assert codes == [REFUSED if closed else 1, 1, 1, REFUSED]
+
+
+@own_rules
+@both
+def test_rule_with_a_name_to_put_in(start: Start, closed: bool) -> None:
+    """Plain: amqtt's own rules have no word for the name of whoever asks."""
+    broker = start(closed=True, access=OWN) if closed else start(closed=False, plugins=_own_rules("%u/#", "%c/#"))
+    with RawClient(broker) as client:
+        codes, _ = client.login("pi").subscribe_all(["pi/ask", "gpu/ask"])
+        assert codes == [1 if closed else REFUSED, REFUSED]
+
+
+@own_rules
+@both
+def test_receiving_what_is_published(start: Start, closed: bool) -> None:
+    """Plain: amqtt's own rules have no word for receiving; who may subscribe is sent everything."""
+    access = allow(("dev/+", (Action.SUBSCRIBE,)), ("dev/1", (Action.RECEIVE,)))
+    broker = start(closed=True, access=access) if closed else start(closed=False, plugins=_own_rules("dev/+"))
+    with RawClient(broker) as client, RawClient(broker) as speaker:
+        client.login("pi").subscribe("dev/+")
+        speaker.login("root")
+        for topic in ("dev/2", "dev/1"):
+            speaker.publish_acknowledged(topic)
+        assert client.read().topic == ("dev/1" if closed else "dev/2")
 
 
 @both
@@ -165,12 +198,13 @@ def test_receiving_what_is_retained(start: Start, closed: bool) -> None:
         assert {packet.topic for packet in kept} == ({"dev/1"} if closed else {"dev/1", "dev/2"})
 
 
+@pytest.mark.parametrize("topic_filter", ["$share/group/topic", ""], ids=["shared", "empty"])
 @both
-def test_shared_subscription(start: Start, closed: bool) -> None:
-    """Plain: a shared subscription is granted, and nothing ever comes."""
+def test_filter_that_is_none(start: Start, closed: bool, topic_filter: str) -> None:
+    """Plain: a shared subscription is granted, and so is nothing at all; nothing ever comes."""
     broker = start(closed=closed)
     with RawClient(broker) as client:
-        codes, _ = client.connect("client").subscribe_all(["$share/group/topic"])
+        codes, _ = client.connect("client").subscribe_all([topic_filter])
         assert codes == [REFUSED if closed else 1]
 
 
@@ -217,6 +251,12 @@ def test_persistent_after_clean(start: Start, closed: bool) -> None:
         app.barrier()
         back.login("pi", clean=False)
         assert [packet.topic for packet in back.barrier()] == (["pi/ask"] if closed else [])
+
+
+def _own_rules(*may_subscribe: str) -> Plugins:
+    """Return plugins of plain amqtt by which `pi` may subscribe to these filters and everybody may publish."""
+    own = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
+    return {NAMES: {}, own: {"acl": {"pi": list(may_subscribe)}, "publish_acl": {}}}
 
 
 def _retained(client: RawClient, speaker: RawClient, topic_filter: str = "#", sure: str = "sure") -> list[Packet]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import ssl
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +20,7 @@ from broker.run import Engine, RunningBroker, start_broker
 from broker.security import Security, place
 from broker.tls import ServerTls, Tls
 from tests.broker.brokers import ALL, allow
-from tests.broker.certificates import Authority
+from tests.broker.certificates import tls_of
 from tests.broker.raw import ACCEPTED, DISCONNECT, NOT_AUTHORIZED, PING, PINGRESP, PUBLISH, RawClient
 
 if TYPE_CHECKING:
@@ -29,27 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.message import Message
+    from tests.broker.certificates import Authority
 
 NAMES = ("pi", "gpu", "root")
 OWN = allow(("{name}/#", ALL), names=NAMES)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """An authority with a broker's certificate, three identities' and some that are not good."""
-    made = Authority(tmp_path_factory.mktemp("authority"))
-    made.issue("localhost", server=True)
-    for name in (*NAMES, "stranger"):
-        made.issue(name)
-    made.issue("pi", ends=-timedelta(hours=1), file="expired")
-    made.issue("pi", begins=timedelta(hours=1), file="early")
-    made.issue("pi", by_itself=True, file="self-signed")
-    made.revoke(made.issue("pi", file="revoked"))
-    other = Authority(tmp_path_factory.mktemp("other"))
-    other.issue("pi")
-    for ending in ("pem", "key"):
-        (made.folder / f"elsewhere.{ending}").write_bytes((other.folder / f"pi.{ending}").read_bytes())
-    return made
 
 
 @pytest.fixture
@@ -57,12 +39,6 @@ def access_file(tmp_path: Path) -> Path:
     file = tmp_path / "access.json"
     file.write_text(encode_access(OWN))
     return file
-
-
-def tls_of(authority: Authority, *, clients: bool = True) -> ServerTls:
-    folder = authority.folder
-    certificate, key = folder / "localhost.pem", folder / "localhost.key"
-    return ServerTls(certificate, key, authority.ca, authority.crl) if clients else ServerTls(certificate, key)
 
 
 @pytest.fixture
@@ -248,6 +224,27 @@ def test_rights_that_were_taken_away(engine: Engine, tmp_path: Path) -> None:
         app.publish_acknowledged("ask", b"after")
         app.publish_acknowledged("sure")
         assert again.login("pi", clean=False).read().topic == "sure"
+
+
+@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
+def test_session_of_the_revoked(engine: Engine, tmp_path: Path) -> None:
+    """It is forgotten: whoever gets the name later does not get what the one before had subscribed to."""
+    file = tmp_path / "access.json"
+    file.write_text(encode_access(OWN))
+    with (
+        EmbeddedBroker(port=0, security=Security(access=file)) as broker,
+        RawClient(broker) as device,
+        RawClient(broker) as app,
+        RawClient(broker) as later,
+    ):
+        device.login("pi", clean=False).subscribe("pi/ask")
+        file.write_text(encode_access(allow(("{name}/#", ALL), names=("gpu", "root"))))
+        broker.reload()
+        assert device.closed()
+        file.write_text(encode_access(OWN))
+        broker.reload()
+        app.login("root").publish_acknowledged("pi/ask")
+        assert later.login("pi", clean=False).barrier() == []
 
 
 def test_files_of_mosquitto(tmp_path: Path, access_file: Path) -> None:

@@ -41,7 +41,7 @@ class Matrix(Struct, frozen=True):
     def expected(self, kind: str, name: str) -> dict[str, set[str]]:
         """Return the topics and filters at which an identity may do what each letter stands for."""
         cells = self.cells[name]
-        may = {letter: {topic for topic, letters in cells.items() if letter in letters} for letter in "prwsg"}
+        may = {letter: {topic for topic, letters in cells.items() if letter in letters} for letter in "prwsgk"}
         may["s"] |= {topic_filter for topic_filter, letters in self.filters[name].items() if "s" in letters}
         for letter, instead in self.weaker[kind].items():
             may[letter] = set(cells) | set(self.filters[name]) if instead == "always" else may[instead]
@@ -110,6 +110,7 @@ class Prober:
             codes, _ = client.subscribe_all(asked)
             found["s"] = {topic for topic, code in zip(asked, codes, strict=True) if code != REFUSED}
             found["g"] = self._received(client, topics, readable)
+        found["k"] = self._kept(name, topics, asked)
         return found
 
     def _connect(self, name: str) -> RawClient:
@@ -130,6 +131,16 @@ class Prober:
         end = self._say_end(readable)
         return {packet.topic for packet in _until(client, end) if packet.payload == b"g"}
 
+    def _kept(self, name: str, topics: list[str], asked: list[str]) -> set[str]:
+        """Return where an identity is given what was retained before it came; asks with all filters."""
+        for topic in topics:
+            self._speaker.publish_acknowledged(topic, b"k", retain=True)
+        with self._connect(name) as client:
+            _, packets = client.subscribe_all(asked)
+            packets += client.barrier()
+        self._clear(topics)
+        return {packet.topic for packet in packets if packet.retain and packet.payload == b"k"}
+
     def _seen(self, payload: bytes) -> set[str]:
         """Return where the watcher saw a payload since it was asked last."""
         end = self._say_end("end")
@@ -141,9 +152,12 @@ class Prober:
             reader.subscribe("#")
             end = self._say_end("end")
             kept = {packet.topic for packet in _until(reader, end) if packet.retain and packet.payload == payload}
+        self._clear(topics)
+        return kept
+
+    def _clear(self, topics: list[str]) -> None:
         for topic in topics:
             self._speaker.publish_acknowledged(topic, retain=True)
-        return kept
 
     def _say_end(self, topic: str) -> bytes:
         """Publish a payload that comes once."""

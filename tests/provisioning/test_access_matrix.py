@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from tests.broker.raw import Place
 
 MATRIX = read_matrix()
-ACTIONS = {"p": Action.PUBLISH, "r": Action.RETAIN, "w": Action.WILL, "s": Action.SUBSCRIBE, "g": Action.RECEIVE}
+ACTIONS = {
+    "p": Action.PUBLISH,
+    "r": Action.RETAIN,
+    "w": Action.WILL,
+    "s": Action.SUBSCRIBE,
+    "g": Action.RECEIVE,
+    "k": Action.RECEIVE,
+}
 
 
 @pytest.fixture(scope="module", params=["embedded", "mosquitto", "mosquitto-dynsec"])

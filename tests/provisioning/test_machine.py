@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,7 @@ from tests.provisioning.bench import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from schemas.enrolment import EnrolmentRequest
@@ -67,6 +69,18 @@ def enrolled(world: World) -> World:
     return world
 
 
+@pytest.fixture
+def umask_0() -> Iterator[None]:
+    """Files are open to everybody, where nothing else is said."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
 def silent(place: Place, identity: Identity, request: EnrolmentRequest) -> str:
     """Nobody answers."""
     raise ProvisioningError("nobody answered")
@@ -81,9 +95,42 @@ def test_a_token_makes_an_identity(world: World) -> None:
     identity = world.folder.require_identity()
     assert (identity.name, identity.authority) == ("pi", world.authority.certificate)
     assert world.folder.place() == Place("pi", "mqtts://desk", "sled/v1")
-    modes = {file.name: file.stat().st_mode & 0o777 for file in world.folder.path.iterdir() if file.name != ".lock"}
+    modes = {file.name: mode(file) for file in world.folder.path.iterdir() if file.name != ".lock"}
     assert modes == {"identity.pem": 0o600, "ca.pem": 0o644, "enrolment.json": 0o644}
-    assert world.folder.path.stat().st_mode & 0o777 == 0o700
+    assert mode(world.folder.path) == 0o700
+
+
+@pytest.mark.usefixtures("umask_0")
+def test_a_key_that_waits_is_its_owners_alone(world: World) -> None:
+    """While a certificate is asked for, the first as well as the next; so is its folder."""
+    modes: list[tuple[int, int]] = []
+
+    def looked(place: Place, identity: Identity, request: EnrolmentRequest) -> str:
+        modes.append((mode(world.folder.pending_file), mode(world.folder.path)))
+        return world.operator(place, identity, request)
+
+    machine.enrol(world.folder, world.ticket, looked, now=NOW)
+    machine.renew(world.folder, looked, now=NOW)
+    assert modes == [(0o600, 0o700)] * 2
+    assert not world.folder.pending_file.exists()
+
+
+@pytest.mark.usefixtures("umask_0")
+def test_a_key_that_waits_by_file_is_its_owners_alone(tmp_path: Path) -> None:
+    folder = IdentityFolder(tmp_path / "pi")
+    machine.write_signing_request(folder, tmp_path / "pi.csr", name="pi")
+    assert (mode(folder.pending_file), mode(folder.path)) == (0o600, 0o700)
+
+
+def test_a_key_that_waits_and_that_others_may_read(world: World) -> None:
+    """It is neither certified nor replaced unasked."""
+    with pytest.raises(ProvisioningError, match="nobody answered"):
+        machine.enrol(world.folder, world.ticket, silent, now=NOW)
+    world.folder.pending_file.chmod(0o644)
+    before = world.files()
+    with pytest.raises(ProvisioningError, match=r"pending\.pem has mode 0644"):
+        world.enrol()
+    assert (world.files(), world.operator.asked) == (before, 0)
 
 
 def test_the_key_never_leaves(world: World) -> None:
