@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,33 @@ def answers(host: str, port: int, timeout: float = 1.0) -> bool:
     except OSError:
         return False
     return answer == _CONNACK_ACCEPTED
+
+
+def lives(host: str, port: int, *, tls: bool, timeout: float) -> bool:
+    """Whether the broker there says anything to a newcomer within `timeout` seconds, be it that it wants it not.
+
+    A program that hangs says nothing: the system takes connections for it, but neither speaks nor closes them.
+    """
+    try:
+        with socket.create_connection((host, port), timeout) as connection:
+            if tls:
+                _stranger().wrap_socket(connection)
+            else:
+                connection.sendall(_CONNECT)
+                connection.recv(1)
+    except (TimeoutError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _stranger() -> ssl.SSLContext:
+    """Return what a client has that trusts anybody, and that nobody has to trust."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def await_answer(host: str, port: int, *, within: float, check: Callable[[], object]) -> None:

@@ -24,6 +24,10 @@ MARK: Final = (
     "# Written by `sled install`. It is replaced when that runs again: `systemctl edit` keeps what you change.\n"
 )
 """The first line of every unit, by which ours are known."""
+RENEWAL: Final = ("sled-renew@.service", "sled-renew@.timer")
+"""Units that the roles of a machine share; their instance is the role."""
+BESIDE: Final = "sled-renew@broker.service.d/authority.conf"
+"""How the renewal of a broker differs."""
 
 
 class ServiceRole(StrEnum):
@@ -67,9 +71,9 @@ def config_file(role: ServiceRole) -> PurePosixPath:
 
 
 def service_units(role: ServiceRole, program: str, device: Device = Device.CPU) -> tuple[Unit, ...]:
-    """Return the units of a role: the service and, where it can renew its certificate over MQTT, the renewal.
+    """Return the units of a role: the service, and the renewal of its certificate.
 
-    A broker is nobody's client, so its certificate is renewed beside the authority.
+    A broker is nobody's client, so the authority beside it renews its certificate.
 
     Args:
         role: which.
@@ -88,13 +92,14 @@ def service_units(role: ServiceRole, program: str, device: Device = Device.CPU) 
         "DEVICES": "\n".join(_devices(role, device)),
     }
     service = Unit(f"sled-{role}.service", _filled("sled-role.service", words))
-    return (service,) if role is ServiceRole.BROKER else (service, *renewal_units(program))
+    beside = Unit(BESIDE, _filled("sled-renew@broker.conf", words))
+    return (service, *renewal_units(program), *((beside,) if role is ServiceRole.BROKER else ()))
 
 
 def renewal_units(program: str) -> tuple[Unit, ...]:
     """Return the units that renew the certificate of a role; they are shared, and their instance is the role."""
     words = {"PROGRAM": quoted(program)}
-    return tuple(Unit(name, _filled(name, words)) for name in ("sled-renew@.service", "sled-renew@.timer"))
+    return tuple(Unit(name, _filled(name, words)) for name in RENEWAL)
 
 
 def first_config(role: ServiceRole) -> str:
@@ -132,7 +137,7 @@ _WATCHDOGS: Final = {
         "WatchdogSec=180"
     ),
     ServiceRole.VERIFIER: "WatchdogSec=120",
-    ServiceRole.BROKER: "# No watchdog: the broker's program is watched by this one, and its end ends the service.",
+    ServiceRole.BROKER: "WatchdogSec=120",
 }
 
 

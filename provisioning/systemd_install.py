@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
@@ -13,7 +14,10 @@ from provisioning import files
 from provisioning.errors import ProvisioningError
 from provisioning.files import NewFile
 from provisioning.systemd import (
+    BESIDE,
+    CONFIG,
     MARK,
+    RENEWAL,
     UNITS,
     Device,
     ServiceRole,
@@ -27,7 +31,6 @@ What = Literal["made", "changed", "there already", "kept", "removed", "not there
 
 _SYSTEM: Final = Path("/")
 _KEPT: Final = (PurePosixPath("/var/lib"), PurePosixPath("/var/cache"))
-_RENEWAL: Final = ("sled-renew@.service", "sled-renew@.timer")
 _HIDDEN: Final = ("/home/", "/root/", "/run/user/")
 """What `ProtectHome=` hides from a service."""
 
@@ -130,8 +133,9 @@ class Installation:
         Raises:
             ProvisioningError: a unit of this name is somebody else's, or a file cannot be removed.
         """
-        shared = () if self._renewal_is_shared() else _RENEWAL
-        paths = [self._at(UNITS / name) for name in (f"sled-{self._role}.service", *shared)]
+        shared = () if self._renewal_is_shared() else RENEWAL
+        own = (BESIDE,) if self._role is ServiceRole.BROKER else ()
+        paths = [self._at(UNITS / name) for name in (f"sled-{self._role}.service", *own, *shared)]
         for path in paths:
             self._check_ours(path)
         if purge:
@@ -143,6 +147,9 @@ class Installation:
             self._stop()
             for path in paths:
                 _remove(path)
+                if path.name == PurePosixPath(BESIDE).name:
+                    with suppress(OSError):  # somebody else's are in it, too
+                        path.parent.rmdir()
             self._reload()
         return InstallReport(self._role, placed, (), changed, dry_run)
 
@@ -170,9 +177,7 @@ class Installation:
 
     def _renewal_is_shared(self) -> bool:
         """Whether another role still needs the units that renew certificates."""
-        if self._role is ServiceRole.BROKER:
-            return True
-        others = {ServiceRole.AGENT, ServiceRole.VERIFIER} - {self._role}
+        others = set(ServiceRole) - {self._role}
         return any(self._at(UNITS / f"sled-{other}.service").exists() for other in others)
 
     def _folders(self) -> list[PurePosixPath]:
@@ -186,17 +191,14 @@ class Installation:
             return ()
         enrolled = (folder / "identity.pem").exists()
         if self._role is ServiceRole.BROKER:
-            first = f"sled device create NAME --role broker --host HOST --identity {folder}"
-            units = "sled-broker.service"
+            first = f"sled device create NAME --role broker --host HOST --ca {CONFIG / 'ca'} --identity {folder}"
         else:
             first = f"sled enroll --token - --identity {folder}"
-            units = f"sled-{self._role}.service sled-renew@{self._role}.timer"
+        units = f"sled-{self._role}.service sled-renew@{self._role}.timer"
         return (*(() if enrolled else (first,)), f"systemctl enable --now {units}")
 
     def _stop(self) -> None:
-        names = [f"sled-{self._role}.service"]
-        if self._role is not ServiceRole.BROKER:
-            names.append(f"sled-renew@{self._role}.timer")
+        names = [f"sled-{self._role}.service", f"sled-renew@{self._role}.timer"]
         self._systemctl("disable", "--now", *names)
         if not self._live:  # what an image has enabled is a link that would lead nowhere
             for link in self._at(UNITS).glob("*.wants/*"):

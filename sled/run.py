@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +15,7 @@ from msgspec import Struct
 
 from broker.errors import BrokerError, BrokerStartError
 from sled.connection import Connection
-from sled.notify import Notifier, attended
+from sled.notify import CHECKS, Notifier, attended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +73,8 @@ def run_until_signalled(role: Stoppable, drain: Callable[[], None] | None = None
 
 def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None, security: Security) -> None:
     """Run a broker on this machine; its files of TLS and access are read again when they were replaced."""
-    from broker.run import start_broker  # noqa: PLC0415 -- other roles have no broker installed
+    from broker.port import lives  # noqa: PLC0415 -- other roles have no broker installed
+    from broker.run import start_broker  # noqa: PLC0415
 
     stamp = security.stamp()
     notifier = Notifier.from_environment()
@@ -87,7 +90,13 @@ def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None, s
         signal.signal(number, stop)
     _log.info("%s listens at %s:%d", broker.name, broker.host, broker.port)
     notifier.tell("READY=1", f"STATUS={broker.name} listens at {broker.host}:{broker.port}")
+    every = (notifier.watchdog or math.inf) / CHECKS
+    look_at = time.monotonic() + every
     while not stopped:
+        if time.monotonic() >= look_at:
+            look_at = time.monotonic() + every
+            well = lives(broker.host, broker.port, tls=security.tls is not None, timeout=min(every, 5.0))
+            notifier.tell("WATCHDOG=1" if well else f"STATUS={broker.name} says nothing to a newcomer")
         if broker.wait(0.5) and not stopped:  # a signal may have been meant for both
             raise BrokerStartError(f"{broker.name} ended by itself: start it again, and see the system's log for why")
         if (now := security.stamp()) != stamp:

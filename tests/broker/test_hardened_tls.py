@@ -39,7 +39,7 @@ def test_handshake_that_does_not_come(start: Start, authority: Authority, closed
     with RawClient(broker) as silent:
         silent.send(said)
         assert _lets_in(broker, authority, "pi")
-        assert silent.closed(2) == closed
+        assert silent.closed(4) == closed
 
 
 def _lets_in(broker: EmbeddedBroker, authority: Authority, certificate: str | None) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from provisioning.systemd import Device, ServiceRole, config_file, first_config, service_units
+from provisioning.systemd import BESIDE, Device, ServiceRole, config_file, first_config, service_units
 from sled.config import ROLES, parse
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def analyze() -> str:
 def written(folder: Path, units: tuple[Unit, ...]) -> list[str]:
     """Write units, and return their paths."""
     for unit in units:
+        (folder / unit.name).parent.mkdir(exist_ok=True)
         (folder / unit.name).write_text(unit.text)
-    return [str(folder / unit.name) for unit in units]
+    return [str(folder / unit.name) for unit in units if not unit.name.endswith(".conf")]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -80,11 +81,22 @@ def test_exposure(analyze: str, role: ServiceRole, device: Device, tmp_path: Pat
     assert exposure(analyze, service) <= 2.0
 
 
-def test_renewal_is_guarded_too(analyze: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ServiceRole)
+def test_renewal_is_guarded_too(analyze: str, role: ServiceRole, tmp_path: Path) -> None:
     """It runs as root, since the identity is root's; root's powers it has not."""
-    _, service, _ = written(tmp_path, service_units(ServiceRole.AGENT, PROGRAM))
-    shutil.copy(service, tmp_path / "sled-renew@agent.service")
-    assert exposure(analyze, str(tmp_path / "sled-renew@agent.service")) <= 3.0
+    _, service, _ = written(tmp_path, service_units(role, PROGRAM))
+    instance = shutil.copy(service, tmp_path / f"sled-renew@{role}.service")
+    assert exposure(analyze, str(instance)) <= 3.0
+    verified = run(analyze, "verify", "--man=no", str(instance))
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_a_broker_is_certified_by_the_authority_beside_it() -> None:
+    beside = service_units(ServiceRole.BROKER, PROGRAM)[-1]
+    assert settings(beside)["ExecStart"] == [
+        "",
+        f"{PROGRAM} device rotate --ca /etc/sled/ca --identity /etc/sled/identity/%i",
+    ]
 
 
 @pytest.mark.parametrize(("role", "device"), EVERY)
@@ -100,10 +112,9 @@ def test_what_every_service_has(role: ServiceRole, device: Device) -> None:
         "ca.pem",
         "enrolment.json",
     }
-    assert ("WatchdogSec" in found) == (role is not ServiceRole.BROKER)
-    assert [unit.name for unit in renewal] == (
-        [] if role is ServiceRole.BROKER else ["sled-renew@.service", "sled-renew@.timer"]
-    )
+    assert "WatchdogSec" in found
+    beside = [BESIDE] if role is ServiceRole.BROKER else []
+    assert [unit.name for unit in renewal] == ["sled-renew@.service", "sled-renew@.timer", *beside]
     assert not re.search(r"@[A-Z_]+@", service.text), "every blank is filled"
 
 

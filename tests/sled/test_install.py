@@ -84,14 +84,18 @@ def test_again_with_another_device(tmp_path: Path) -> None:
 
 def test_roles_share_the_renewal(tmp_path: Path) -> None:
     said(tmp_path, "install", "agent", "--program", SLED)
-    said(tmp_path, "install", "verifier", "--program", SLED)
+    said(tmp_path, "install", "broker", "--program", SLED)
     said(tmp_path, "uninstall", "agent")
     units = tmp_path / "etc/systemd/system"
+    shared = {"sled-renew@.service", "sled-renew@.timer"}
     assert {path.name for path in units.iterdir()} == {
-        "sled-verifier.service",
-        "sled-renew@.service",
-        "sled-renew@.timer",
+        "sled-broker.service",
+        "sled-renew@broker.service.d",
+        *shared,
     }
+    said(tmp_path, "install", "verifier", "--program", SLED)
+    said(tmp_path, "uninstall", "broker")
+    assert {path.name for path in units.iterdir()} == {"sled-verifier.service", *shared}
     said(tmp_path, "uninstall", "verifier")
     assert not list(units.iterdir())
 
@@ -108,7 +112,13 @@ def test_purge_takes_all_of_one_role(tmp_path: Path) -> None:
     enabled.parent.mkdir()
     enabled.symlink_to("../sled-agent.service")
     said(tmp_path, "uninstall", "agent", "--purge")
-    assert set(below(tmp_path)) == {"etc/systemd/system/sled-broker.service", "etc/sled/broker.yaml"}
+    assert {path.rpartition("/")[2] for path in below(tmp_path)} == {
+        "sled-broker.service",
+        "sled-renew@.service",
+        "sled-renew@.timer",
+        "authority.conf",
+        "broker.yaml",
+    }
     assert not enabled.is_symlink()
     assert not (tmp_path / "var/lib/sled-agent").is_symlink()
 

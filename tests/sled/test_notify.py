@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -21,11 +22,11 @@ from schemas.digest import tokenizer_digest
 from schemas.messages import VERSION, VerifierState
 from schemas.topics import Topics
 from sled.notify import Notifier, Progress, attended
+from tests.conftest import require
 from tests.models.tiny import save_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from broker.run import RunningBroker
 
@@ -75,6 +76,10 @@ class Manager:
 
 def alive(lines: list[str]) -> bool:
     return "WATCHDOG=1" in lines
+
+
+def silent(lines: list[str]) -> bool:
+    return "STATUS=mosquitto says nothing to a newcomer" in lines
 
 
 def hanging(lines: list[str]) -> bool:
@@ -206,5 +211,32 @@ def test_a_broker_says_where_it_listens(tmp_path: Path) -> None:
             assert "STOPPING=1" in manager.next()
             assert process.wait(60) == 0
         finally:
+            process.kill()
+            process.wait(10)
+
+
+def test_a_broker_is_alive_while_it_answers_newcomers(tmp_path: Path) -> None:
+    require("mosquitto")
+    with Manager(str(tmp_path / "notify")) as manager:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sled", "broker", "--port", "0", "--engine", "mosquitto"],
+            env={**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "2000000"},
+        )
+        mosquitto = 0
+        try:
+            manager.until(alive)
+            mosquitto = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+            os.kill(mosquitto, signal.SIGSTOP)
+            manager.until(silent)
+            for _ in range(4):  # as long as systemd would wait
+                assert not any(alive(lines) for lines in manager.until(silent))
+            os.kill(mosquitto, signal.SIGCONT)
+            manager.until(alive)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            if mosquitto:
+                with suppress(ProcessLookupError):
+                    os.kill(mosquitto, signal.SIGCONT)
             process.kill()
             process.wait(10)
