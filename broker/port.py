@@ -62,7 +62,7 @@ def lives(host: str, port: int, *, tls: bool, timeout: float) -> bool:
     try:
         with socket.create_connection((host, port), timeout) as connection:
             if tls:
-                _stranger().wrap_socket(connection)
+                _stranger().wrap_socket(connection).close()
             else:
                 connection.sendall(_CONNECT)
                 connection.recv(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,12 +14,12 @@ import platformdirs
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rich.table import Table
 
     from broker.address import BrokerAddress
-    from broker.tls import Tls
+    from broker.tls import ServerTls, Tls
     from provisioning.identity_folder import Identity
     from schemas.messages import VerifierState
     from sled.checks.check import Check, Examination
@@ -37,6 +37,7 @@ class Subject(StrEnum):
     AGENT = "agent"
     VERIFIER = "verifier"
     APP = "app"
+    BROKER = "broker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Settings:
     """What `sled doctor` was told; None and empty texts are looked up.
 
     Attributes:
-        role: `agent`, `verifier` or `app`.
+        role: a `Subject`.
         identity: folder of the identity.
         identity_asked_for: it was named, so that it must hold one.
         broker: as for --broker; by default where the identity's folder says, else this machine.
@@ -57,6 +58,7 @@ class Settings:
         config: file to check; what it says stands in for what was not told.
         revocations: a revocation list to look this machine up in.
         take_over: connect even where that ends the connection of a role that runs; None decides by what is known.
+        serving: of a broker: what its configuration file says.
     """
 
     role: str
@@ -72,6 +74,7 @@ class Settings:
     config: Path | None = None
     revocations: Path | None = None
     take_over: bool | None = None
+    serving: Mapping[str, Any] = field(default_factory=dict)
 
 
 def mount(app: typer.Typer) -> None:
@@ -181,6 +184,10 @@ class _Examiner:
         self._try("Python packages", self._packages)
         self._try("configuration", self._configuration)
         self._try("identity", self._certificates)
+        if self._settings.role == Subject.BROKER:
+            self._try("listener", self._listener)
+            self._try("clock", self._clock)
+            return Examination(self._settings.role, tuple(self._checks))
         if self._settings.role == Subject.AGENT:
             self._try("disk", self._disk)
         self._try("broker", self._reach)
@@ -237,6 +244,33 @@ class _Examiner:
         self._checks.append(certificate.check_list(self._identity, self._settings.revocations, now))
         if self._identity is not None:
             self._begun["this machine's certificate"] = self._identity.certificate.not_valid_before_utc
+
+    def _listener(self) -> None:
+        from broker.security import Security  # noqa: PLC0415
+        from sled.checks import listener  # noqa: PLC0415
+        from sled.checks.disk import check_space  # noqa: PLC0415
+
+        serving = self._settings.serving
+        tls = self._server_tls()
+        host, access = serving.get("host", "127.0.0.1"), serving.get("access")
+        port = serving.get("port", 1883 if tls is None else 8883)
+        self._checks.append(listener.check_engine(serving.get("engine", "auto")))
+        self._checks.append(listener.check_files(tls))
+        self._checks.append(listener.check_rules(host, Security(tls, Path(access) if access else None)))
+        self._checks.append(check_space(Path(serving.get("state", platformdirs.user_state_path("sled")))))
+        self._checks.append(listener.check_listener(host, port, tls))
+
+    def _server_tls(self) -> ServerTls | None:
+        from broker.tls import ServerTls  # noqa: PLC0415
+
+        crl = self._settings.revocations
+        if self._identity is not None:
+            own = self._folder.identity_file
+            return ServerTls(own, own, self._folder.authority_file, crl)
+        certificate, key, ca = (
+            Path(name) if name else None for name in map(self._settings.serving.get, ("cert", "key", "ca"))
+        )
+        return None if certificate is None or key is None else ServerTls(certificate, key, ca, crl)
 
     def _disk(self) -> None:
         from sled.checks.disk import check_space, check_spool  # noqa: PLC0415
@@ -344,6 +378,9 @@ def _with_config(settings: Settings) -> Settings:
             if not getattr(settings, name) and said.get(name):
                 changes[name] = kind(said[name])
         changes["threads"] = settings.threads or said.get("threads", 0)
+    if settings.role == Subject.BROKER:
+        crl = said.get("crl")
+        changes |= {"serving": said, "revocations": settings.revocations or (Path(crl) if crl else None)}
     return replace(settings, **changes)
 
 

@@ -46,7 +46,7 @@ class Examination(Struct, frozen=True):
     """All findings about one role on one machine.
 
     Attributes:
-        role: `agent`, `verifier` or `app`.
+        role: `agent`, `verifier`, `app` or `broker`.
         checks: in the order in which they were made; a later one may rest on earlier ones.
     """
 

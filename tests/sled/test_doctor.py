@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import shutil
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from broker.access import Identity as Known
 from broker.access_file import encode_access
 from broker.address import BrokerAddress
 from broker.client import Bridge
+from broker.port import claim
 from broker.run import start_broker
 from broker.security import Security
 from broker.tls import ServerTls, Tls
@@ -35,7 +38,7 @@ from schemas.digest import tokenizer_digest
 from schemas.messages import VerifierState
 from schemas.topics import Topics
 from sled import doctor
-from sled.checks import certificate, clock, connection, disk, drafting, extras, reach
+from sled.checks import certificate, clock, connection, disk, drafting, extras, listener, reach
 from sled.checks.check import FAILED, NOT_SAID, WELL, Check, Examination, Outcome
 from tests.conftest import require
 from tests.provisioning.bench import DAY, NOW, machine, make_authority
@@ -56,15 +59,15 @@ class Fleet:
 
     def __init__(self, path: Path) -> None:
         self.path, self.now = path, datetime.now(UTC)
-        self._ca = AuthorityFolder(path / "ca")
-        self._ca.create("fleet", now=self.now)
-        self._authority = self._ca.authority()
-        server = self.identity("broker", Role.BROKER, ("127.0.0.1",))
+        self.ca = AuthorityFolder(path / "ca")
+        self.ca.create("fleet", now=self.now)
+        self.authority = self.ca.authority()
+        server = self.server = self.identity("broker", Role.BROKER, ("127.0.0.1",))
         self.pi = self.identity("pi", Role.DEVICE)
         self.desk = self.identity("desk", Role.VERIFIER)
         self.phone = self.identity("phone", Role.APP)
         self.lost = self.identity("lost", Role.DEVICE)
-        fleet.revoke(self._ca, self._authority, "lost", now=self.now)
+        fleet.revoke(self.ca, self.authority, "lost", now=self.now)
         known = [Known("pi", "device"), Known("desk", "verifier"), Known("phone", "app"), Known("lost", "device")]
         self.access = path / "access.json"
         self.access.write_text(encode_access(access.access(known)))
@@ -76,7 +79,7 @@ class Fleet:
     def identity(self, name: str, role: Role, hosts: tuple[str, ...] = ()) -> IdentityFolder:
         folder = IdentityFolder(self.path / name)
         fleet.give_identity(
-            self._ca, self._authority, Subject(name, role, hosts), folder, now=self.now, broker="", root="sled/v1"
+            self.ca, self.authority, Subject(name, role, hosts), folder, now=self.now, broker="", root="sled/v1"
         )
         return folder
 
@@ -164,6 +167,77 @@ def test_another_role(world: Fleet) -> None:
 def test_the_identity_of_another_role(world: Fleet) -> None:
     found = examine("verifier", "--identity", str(world.pi.path), "--broker", world.address, exit_code=FAILED)
     assert "of a device" in found["role"].found
+
+
+def broker_yaml(world: Fleet, folder: Path, **changes: object) -> list[str]:
+    """The options by which a broker's machine is looked at; with a configuration that fits, but for the changes."""
+    said = {
+        "host": "0.0.0.0",  # noqa: S104 -- nobody listens there
+        "port": world.broker.port,
+        "engine": "mosquitto",
+        "identity": world.server.path,
+        "access": world.access,
+        "crl": world.crl,
+        **changes,
+    }
+    file = folder / "broker.yaml"
+    file.write_text("".join(f"{key}: {value}\n" for key, value in said.items() if value is not None))
+    return ["broker", "--config", str(file)]
+
+
+def test_a_broker_that_is_well(world: Fleet, tmp_path: Path) -> None:
+    found = examine(*broker_yaml(world, tmp_path), exit_code=WELL)
+    assert set(outcomes(found).values()) <= {"ok", "warning"}
+    assert "2 device" in found["access rules"].found
+    assert "with the certificate in" in found["listener"].found
+
+
+def test_a_broker_that_is_not_there(world: Fleet, tmp_path: Path) -> None:
+    found = examine(*broker_yaml(world, tmp_path, port=claim("127.0.0.1", 0)), exit_code=FAILED)
+    assert [name for name, outcome in outcomes(found).items() if outcome == "failed"] == ["listener"]
+    assert "systemctl start" in found["listener"].do
+
+
+def test_a_broker_that_shows_an_old_certificate(world: Fleet, tmp_path: Path) -> None:
+    folder = shutil.copytree(world.server.path, tmp_path / "renewed")
+    fleet.renew_identity(world.ca, world.authority, IdentityFolder(folder), now=world.now)
+    found = examine(*broker_yaml(world, tmp_path, identity=folder), exit_code=WELL)
+    assert outcomes(found)["listener"] == "warning"
+    assert "restart" in found["listener"].do
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({"access": "/nowhere/access.json"}, "access rules", "cannot be read"),
+        ({"access": None}, "access rules", "it will not listen at 0.0.0.0"),
+        ({"crl": "/nowhere/crl.pem"}, "TLS files", "cannot be used"),
+    ],
+)
+def test_a_broker_whose_files_are_missing(
+    world: Fleet, tmp_path: Path, changes: dict[str, object], name: str, words: str
+) -> None:
+    found = examine(*broker_yaml(world, tmp_path, **changes), exit_code=FAILED)
+    assert outcomes(found)[name] == "failed"
+    assert words in found[name].found
+
+
+def test_a_broker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "find_mosquitto", lambda: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert {listener.check_engine(wanted).outcome for wanted in ("auto", "mosquitto", "embedded")} == {Outcome.FAILED}
+
+
+def test_a_broker_on_loopback(tmp_path: Path) -> None:
+    broker = start_broker("embedded", port=0)
+    try:
+        config = tmp_path / "broker.yaml"
+        config.write_text(f"engine: embedded\nport: {broker.port}\n")
+        found = examine("broker", "--config", str(config), exit_code=WELL)
+    finally:
+        broker.stop()
+    assert outcomes(found)["listener"] == "ok"
+    assert {outcomes(found)[name] for name in ("TLS files", "access rules", "identity")} == {"skipped"}
 
 
 def test_a_revoked_device(world: Fleet) -> None:
