@@ -557,9 +557,11 @@ def ask(
 
     from provisioning.role import Role
     from schemas.messages import Ask, ErrorEvent
+    from schemas.topics import check_name
     from sled.client import Client
     from sled.screen import Screen
 
+    _read(check_name, device, "DEVICE")
     connection = _connection(Role.APP, broker, root, identity)
     text = sys.stdin.read() if prompt == "-" else prompt
     request = Ask(

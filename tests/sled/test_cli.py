@@ -117,10 +117,11 @@ def test_ask_to_an_unknown_device_says_so(broker: RunningBroker) -> None:
     assert "sled agent nobody" in sentence(result)
 
 
-def test_malformed_device_id_says_so(broker: RunningBroker) -> None:
-    result = sled("ask", "pi/+", "abc", "--broker", f"127.0.0.1:{broker.port}")
-    assert result.returncode == 1
-    assert "lower-case" in sentence(result)
+def test_malformed_device_id_is_a_usage_error() -> None:
+    """It is seen before anybody connects."""
+    result = sled("ask", "pi/+", "abc", "--broker", f"127.0.0.1:{claim('127.0.0.1', 0)}")
+    assert result.returncode == 2
+    assert "lower-case" in result.stderr
 
 
 def test_malformed_address_is_a_usage_error() -> None:
