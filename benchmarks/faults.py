@@ -189,7 +189,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--plan",
         type=find_plan,
         default=DEFAULT,
-        help="plan file, or the name of one that comes with sled: default, failover, release, revise, soak",
+        help="plan file, or the name of one that comes with sled: default, failover, overload, release, revise, soak",
     )
     parser.add_argument("--seed", type=flags.natural, help="of times, victims and sampling (default: the plan's)")
     parser.add_argument("--out", type=Path, help="folder for the raw log (default: a new one for temporary files)")
