@@ -145,11 +145,17 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
             self.writer._writer.transport.abort()
         self.end()
 
+    # Gap: a client that comes and goes quickly leaves connections that never end: the reading of the old one is
+    # cancelled before it has begun, or while it has a packet, and everybody waits for its end.
+
     async def stop(self) -> None:  # noqa: D102 - overrides
         if self.writer is not None and self.writer._writer.transport.get_write_buffer_size() > 0:
             self.abort()
         for task in self._exactly_once:
             task.cancel()
+        if self._reader_task is not None:
+            self.reader.over = True
+            await self._reader_ready.wait()
         await super().stop()
 
     # Gap: a message received is acknowledged, put aside and passed on later, or never if its sender leaves at once;

@@ -36,6 +36,7 @@ class PacketReader(ReaderAdapter):  # type: ignore[misc]  # amqtt is not typed
         self.began: float | None = None  # when the packet did that is not whole yet, by the event loop's clock
         self.welcome = asyncio.Event()  # cleared while no further packet is to be taken
         self.welcome.set()
+        self.over = False  # whether no further packet is to be taken, ever
         self._clock = asyncio.get_running_loop().time
         self._stream = stream
         self._most_bytes = most_bytes
@@ -66,6 +67,8 @@ class PacketReader(ReaderAdapter):  # type: ignore[misc]  # amqtt is not typed
     async def _next(self) -> bytes:
         if not self.welcome.is_set():
             await self.welcome.wait()
+        if self.over:
+            raise asyncio.IncompleteReadError(b"", None)
         head = await self._stream.readexactly(2)
         self.began = self._clock()
         length = head[1] & 0x7F

@@ -292,6 +292,17 @@ def test_client_that_does_not_read_is_not_listened_to(start: Start) -> None:
         stuck.read_until(PINGRESP)
 
 
+def test_client_that_comes_and_goes(start: Start) -> None:
+    """None of its connections stays. On plain amqtt some wait for ever for the end of those before."""
+    broker = start(closed=True)
+    for _ in range(300):
+        with RawClient(broker) as client:
+            client.send(connect_frame("restless", clean=False) + PING)
+    wait_for(lambda: not _inside(broker)._connections, within=10)
+    with RawClient(broker) as client:
+        client.connect("restless").barrier()
+
+
 def test_client_that_reads_again(start: Start) -> None:
     """What had to wait for its socket comes once the socket is free, though nothing is left to be acknowledged."""
     broker = start(closed=True, limits=BrokerLimits(unsent=2))
