@@ -61,6 +61,7 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
         self._unsent = 0  # packets that wait for the socket
         self._sent_last = 0.0
         self._emptying = False  # the session's queue, into the socket
+        self._exactly_once: set[asyncio.Task[Any]] = set()  # messages at QoS 2 that come in
         self._gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     # Gap: a DISCONNECT that comes while the connection is still being set up is forgotten, and the last will is
@@ -80,19 +81,24 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
     async def wait_disconnect(self) -> Any:  # noqa: D102 - overrides
         return await asyncio.shield(self._gone)
 
-    # Gap: nothing bounds the subscriptions that wait for an answer.
+    # Gap: nothing bounds the subscriptions that wait for an answer, nor the filters in one of them: a hundred thousand
+    # keep everybody waiting for seconds.
 
     async def handle_subscribe(self, subscribe: Any) -> None:  # noqa: D102 - overrides
-        if self._pending_subscriptions.qsize() >= self._broker.limits.unsent:
+        if self._are_too_many(subscribe, self._pending_subscriptions):
             self.end()
         else:
             await super().handle_subscribe(subscribe)
 
     async def handle_unsubscribe(self, unsubscribe: Any) -> None:  # noqa: D102 - overrides
-        if self._pending_unsubscriptions.qsize() >= self._broker.limits.unsent:
+        if self._are_too_many(unsubscribe, self._pending_unsubscriptions):
             self.end()
         else:
             await super().handle_unsubscribe(unsubscribe)
+
+    def _are_too_many(self, packet: Any, waiting: asyncio.Queue[Any]) -> bool:
+        limits = self._broker.limits
+        return waiting.qsize() >= limits.unsent or len(packet.payload.topics) > 2 * limits.subscriptions
 
     # Gap: keepalive is measured, and nothing follows from it, so the last will of a silent client never comes.
 
@@ -101,8 +107,12 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
 
     # Gap: a client that stops reading but goes on pinging is never given up; what is sent to it piles up in memory, and
     # the end of its connection waits until it has read everything.
+    #
+    # Gap: what cannot be sent since the connection is gone is logged with a traceback for each packet.
 
     async def _send_packet(self, packet: Any) -> None:
+        if self.writer is None or self.writer._writer.transport.is_closing():
+            return
         limit, reader = self._broker.limits.unsent, self.reader
         self._unsent += 1
         if self._unsent == 1:
@@ -114,14 +124,20 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
         finally:
             self._unsent -= 1
             self._sent_last = self._loop.time()
-            if self._unsent == limit - 1:
+            if self._unsent < limit:
                 reader.welcome.set()
             if self._unsent == 0 and self.serving and not self.session.retained_messages.empty():
                 self._broker.send_later(self)
 
-    def is_stuck(self, now: float) -> bool:
-        """Whether nothing that is to be sent has gone out for too long."""
-        return self._unsent > 0 and now - self._sent_last > self._broker.limits.write_seconds
+    def look(self, now: float) -> None:
+        """Take nothing more from a client that does not read what it is sent, and give it up in the end."""
+        silent = now - self._sent_last if self._unsent else 0.0
+        if silent > self._broker.limits.write_seconds:
+            self.logger.warning("a client does not read what it is sent: its connection is ended")
+            self.abort()
+        elif silent > _WATCH_SECONDS:
+            # amqtt keeps whatever is done with behind a packet that is not.
+            self.reader.welcome.clear()
 
     def abort(self) -> None:
         """End the connection without sending what waits for it."""
@@ -129,9 +145,17 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
             self.writer._writer.transport.abort()
         self.end()
 
+    # Gap: a client that comes and goes quickly leaves connections that never end: the reading of the old one is
+    # cancelled before it has begun, or while it has a packet, and everybody waits for its end.
+
     async def stop(self) -> None:  # noqa: D102 - overrides
         if self.writer is not None and self.writer._writer.transport.get_write_buffer_size() > 0:
             self.abort()
+        for task in self._exactly_once:
+            task.cancel()
+        if self._reader_task is not None:
+            self.reader.over = True
+            await self._reader_ready.wait()
         await super().stop()
 
     # Gap: a message received is acknowledged, put aside and passed on later, or never if its sender leaves at once;
@@ -140,7 +164,8 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
     # Gap: a QoS 1 message sent is dropped when its connection ends, or when it is not acknowledged within 5 s. Here it
     # stays with the session until PUBACK, and nobody waits for that.
     #
-    # Gap: nothing bounds what is sent but not acknowledged, or received but not released.
+    # Gap: nothing bounds what is sent but not acknowledged, or received but not released. While one message is not
+    # released, every packet that follows it stays in memory.
 
     async def _handle_message_flow(self, message: Any) -> None:
         if self.session is None:
@@ -162,7 +187,10 @@ class HardenedHandler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is 
             if message.qos != QOS_2 or len(self.session.inflight_in) >= self._broker.limits.inflight:
                 self.end()
             else:
-                await super()._handle_message_flow(message)
+                task = asyncio.ensure_future(super()._handle_message_flow(message))
+                self._exactly_once.add(task)
+                task.add_done_callback(self._exactly_once.discard)
+                self._broker.remember(task)
         elif not await self._broker._handle_message_delivery(self.session, self, _done(message)):
             self.end()
         elif message.qos == QOS_1:
@@ -238,6 +266,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt is not typed
         self._connections: dict[asyncio.StreamWriter, PacketReader] = {}
         self._sending: set[asyncio.Task[Any]] = set()
         self._retained_bytes = 0
+        self._filters: dict[str, set[str]] = {}  # by client id
 
     def replace_access(self, access: Access) -> None:
         """Decide by other rules from now on, and part with those whom they do not know."""
@@ -304,9 +333,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt is not typed
                     self.logger.warning("a packet does not end: its connection is ended")
                     writer.transport.abort()
             for _, handler in self._sessions.values():
-                if handler.is_stuck(now):
-                    self.logger.warning("a client does not read what it is sent: its connection is ended")
-                    handler.abort()
+                handler.look(now)
 
     async def shutdown(self) -> None:  # noqa: D102 - overrides
         for writer in self._connections:
@@ -408,16 +435,31 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt is not typed
         # Gap: `$share` is granted and never delivers; so is any QoS up to 255. The number of a client's filters is not
         # bounded.
         topic_filter, qos = subscription
-        if topic_filter.startswith("$") or not topic_filter or qos > QOS_2:
+        current, _ = self._sessions.get(session.client_id, (None, None))
+        if topic_filter.startswith("$") or not topic_filter or qos > QOS_2 or current is not session:
             return _REFUSED
-        if self._has_all_filters(session, topic_filter):
+        has = self._filters.setdefault(session.client_id, set())
+        if topic_filter not in has and len(has) >= self.limits.subscriptions:
             return _REFUSED
         granted: int = await super().add_subscription(subscription, session)
+        if granted != _REFUSED:
+            has.add(topic_filter)
         return granted
 
-    def _has_all_filters(self, session: Any, further: str) -> bool:
-        has = [topic for topic, those in self._subscriptions.items() if any(one is session for one, _ in those)]
-        return further not in has and len(has) >= self.limits.subscriptions
+    # Gap: every filter that anybody ever had is kept after the last UNSUBSCRIBE, and gone through for each message.
+
+    def _del_subscription(self, a_filter: str, session: Any) -> int:
+        deleted: int = super()._del_subscription(a_filter, session)
+        if deleted:
+            self._filters[session.client_id].remove(a_filter)
+            if not self._subscriptions[a_filter]:
+                del self._subscriptions[a_filter]
+        return deleted
+
+    async def _del_all_subscriptions(self, session: Any) -> None:
+        for topic_filter in list(self._filters.get(session.client_id, ())):
+            self._del_subscription(topic_filter, session)
+        self._filters.pop(session.client_id, None)
 
     # Retained and kept messages
 
@@ -428,9 +470,11 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt is not typed
         if handler is None or not handler.serving:
             return
         topic_filter, qos = subscription
+        await asyncio.sleep(0)  # others come in between
         for topic, retained in list(self._retained_messages.items()):
             if self._matches(topic, topic_filter) and await self._topic_filtering(session, topic, AmqttAction.RECEIVE):
                 await handler.mqtt_publish(topic, retained.data, min(qos, retained.qos), retain=True)
+                await asyncio.sleep(0)
 
     async def retain_message(self, source_session: Any, topic_name: str, data: Any, qos: int | None = None) -> None:  # noqa: D102 - overrides
         # Gap: what is retained is not bounded.
@@ -456,9 +500,10 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt is not typed
     def send_later(self, handler: HardenedHandler) -> None:
         """Have what waits for a client sent now that its socket is free again."""
         if handler.has_kept():
-            self._remember(asyncio.ensure_future(handler.send_kept()))
+            self.remember(asyncio.ensure_future(handler.send_kept()))
 
-    def _remember(self, task: asyncio.Task[Any]) -> None:
+    def remember(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task until it is done, and log what ended it otherwise."""
         self._sending.add(task)
         task.add_done_callback(self._sent)
 
@@ -522,7 +567,7 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt is not typed
             if not await self._topic_filtering(target, topic, AmqttAction.RECEIVE):
                 self.logger.info("%s may not receive what is published at %s", target.client_id, topic)
             elif target.transitions.is_connected() and handler is not None:
-                self._remember(asyncio.ensure_future(handler.mqtt_publish(topic, data, qos, retain=False)))
+                self.remember(asyncio.ensure_future(handler.mqtt_publish(topic, data, qos, retain=False)))
             elif qos != QOS_0 and not target.clean_session:
                 # Gap: messages kept for a client that is away are not bounded.
                 self.keep(target, Kept(topic, bytes(data), QOS_1))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import socket
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.exception import MQTTException
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -18,8 +21,29 @@ if TYPE_CHECKING:
     from broker.address import BrokerAddress
     from broker.message import Outgoing, Will
 
+_log = logging.getLogger(__name__)
+
 _FOR_EVER: Final = 0xFFFF_FFFF
 """Seconds that mean for ever in a Session Expiry Interval (MQTT 5, 3.1.2.11.2); elsewhere the most there can be."""
+
+
+class _Client(paho.Client):
+    """paho's client, which parts with a message that it cannot read.
+
+    paho ends the connection for it, or its own thread, and in a session that is kept the broker sends it again, for
+    ever. It cannot read some that MQTT 5 allows and brokers pass on, such as a user property with U+FEFF in it.
+    """
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        packet, qos = self._in_packet["packet"], self._in_packet["command"] >> 1 & 3
+        size = int.from_bytes(packet[:2])
+        try:
+            packet[2 : 2 + size].decode()  # paho leaves that to those who want to know the topic
+            return super()._handle_publish()
+        except (MQTTException, ValueError, LookupError, struct.error) as error:
+            _log.warning("a message that cannot be read is dropped: %s", error)
+        mid = packet[2 + size : 4 + size]
+        return self._send_puback(int.from_bytes(mid)) if qos == 1 and len(mid) == 2 else MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 def make_paho(
@@ -33,7 +57,7 @@ def make_paho(
     """
     if not clean and not client_id:
         raise ValueError("a session that is not clean needs a client id, by which the broker finds it again")
-    client = paho.Client(
+    client = _Client(
         CallbackAPIVersion.VERSION2,
         client_id,
         clean_session=None if address.mqtt5 else clean,

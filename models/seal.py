@@ -48,7 +48,7 @@ def read_seal(folder: Path) -> Seal | None:
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=Seal)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); delete {folder} and make it again.") from error
 
 
@@ -61,9 +61,13 @@ def check_seal(folder: Path) -> Seal | None:
     seal = read_seal(folder)
     for name, expected in (seal.sha256 if seal else {}).items():
         path = folder / name
-        if not path.is_file():
+        try:
+            found = sha256_of(path) if path.is_file() else None
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read ({error.strerror}); delete {folder} and make it again.") from error
+        if found is None:
             raise ModelError(f"{path} is missing; delete {folder} and make it again.")
-        if sha256_of(path) != expected:
+        if found != expected:
             raise ModelError(
                 f"{path} is damaged: its checksum is not the one written when it was made. "
                 f"Delete {folder} and make it again."

@@ -204,16 +204,12 @@ class AuthorityFolder:
         pem = files.read(self.list_file, "the revocation list")
         try:
             current = x509.load_pem_x509_crl(pem or b"")
+            genuine = current.is_signature_valid(authority.key.public_key())
             number = current.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except (ValueError, x509.ExtensionNotFound):
+            ends = current.next_update_utc
+        except (*certificates.UNREADABLE, x509.ExtensionNotFound):
             return True
-        ends = current.next_update_utc
-        return (
-            number != registry.list_number
-            or not current.is_signature_valid(authority.key.public_key())
-            or ends is None
-            or now > ends - LIST_LIFETIME / 2
-        )
+        return number != registry.list_number or not genuine or ends is None or now > ends - LIST_LIFETIME / 2
 
     def _locked(self) -> AbstractContextManager[None]:
         return files.locked(self.path, "authority", within=_LOCKED_FOR)

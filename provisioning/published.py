@@ -22,6 +22,7 @@ from provisioning.files import OPEN, SECRET, NewFile
 from provisioning.registry import identities
 from provisioning.render import render
 from provisioning.reports import RulesReport
+from schemas.errors import InvalidTopic
 from schemas.topics import DEFAULT_ROOT, Topics
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class PublishedAuthority(AuthorityFolder):
             return DEFAULT_ROOT
         try:
             return Topics(msgspec.json.decode(text, type=Terms).root).root
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidTopic) as error:
             raise ProvisioningError(f"{self.terms_file} is damaged ({error}): restore it from a backup") from None
 
     def settle(self, root: str, *, now: datetime, dry_run: bool = False) -> bool:

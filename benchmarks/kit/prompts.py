@@ -79,7 +79,7 @@ def read_prompts(path: Path, limit: int | None) -> list[Prompt]:
             continue
         try:
             prompts.append(msgspec.json.decode(line, type=Prompt))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BenchError(
                 f'line {number} of {path} is no JSON object with a "prompt" ({error}): mend or remove it'
             ) from error

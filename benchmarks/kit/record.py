@@ -48,7 +48,7 @@ def read_record(path: Path) -> list[Recorded]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(msgspec.json.decode(line, type=Recorded))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BenchError(
                 f"line {number} of {path} is no recorded verdict ({error}): give a file that `sled agent "
                 "--record` wrote, and remove a last line that was cut short"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from provisioning.certificate import check_dates, fingerprint, serial, shown
+from provisioning.certificate import UNREADABLE, check_dates, fingerprint, serial, shown
 from provisioning.errors import ProvisioningError, Refused
 from provisioning.machine import is_due
 from sled.checks.check import Check, failed, ok, skipped, warning
@@ -97,7 +97,7 @@ def check_list(identity: Identity | None, file: Path | None, now: datetime) -> C
         with file.open("rb") as opened:
             revoked = x509.load_pem_x509_crl(opened.read(_MOST_BYTES))
         genuine = revoked.is_signature_valid(identity.authority.public_key())  # type: ignore[arg-type]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         return failed(LIST, f"{file} cannot be read ({error})", "copy crl.pem from the authority's folder again")
     if not genuine:
         return failed(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from broker.backlog import Backlog, Kept
 from broker.limits import BrokerLimits
+from broker.packet_form import is_well_formed
 from broker.packet_reader import PacketReader
 from tests.broker.brokers import ALL, allow, both
 from tests.broker.raw import (
     ACCEPTED,
     DISCONNECT,
     PING,
+    PINGRESP,
     PUBCOMP,
     PUBLISH,
     PUBREC,
@@ -28,8 +30,10 @@ from tests.broker.raw import (
     publish_frame,
     text,
 )
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
+    from broker.embedded import EmbeddedBroker
     from tests.broker.brokers import Start
 
 OWN = allow(("{name}/#", ALL))
@@ -128,6 +132,60 @@ def test_subscriptions(start: Start, closed: bool) -> None:
         other.connect("other").subscribe("c")
 
 
+@both
+def test_filters_in_one_packet(start: Start, closed: bool) -> None:
+    """Plain: any number; a hundred thousand keep every other client waiting for seconds."""
+    broker = start(closed=closed, limits=BrokerLimits(subscriptions=2))
+    for kind, after in ((0x82, b"\1"), (0xA2, b"")):
+        with RawClient(broker) as client:
+            client.connect("client")
+            client.send(frame(kind, b"\0\1" + (text("a") + after) * 4))
+            client.read()
+            client.send(frame(kind, b"\0\1" + (text("a") + after) * 5))
+            assert client.closed(CLOSED_WITHIN) == closed
+
+
+@both
+def test_filters_that_are_given_up(start: Start, closed: bool) -> None:
+    """Plain: each is kept for ever, and looked at for each message."""
+    broker = start(closed=closed, limits=BrokerLimits(subscriptions=1))
+    with RawClient(broker) as client:
+        client.connect("client")
+        for number in range(3):
+            assert client.subscribe_all([str(number)])[0] == [1]
+            client.send(frame(0xA2, b"\0\1" + text(str(number))))
+            client.read()
+        assert list(_inside(broker)._subscriptions) == ([] if closed else ["0", "1", "2"])
+
+
+@both
+def test_packets_behind_one_that_is_not_done(start: Start, closed: bool) -> None:
+    """Plain: while one message at QoS 2 is not released, all that follows stays in memory."""
+    broker = start(closed=closed)
+    with RawClient(broker) as client:
+        client.connect("client").send(publish_frame("topic", qos=2))
+        client.read()
+        client.send(publish_frame("topic", qos=0) * 1_000)
+        client.barrier()
+        _, handler = _inside(broker)._sessions["client"]
+        kept = handler._reader_task.get_coro().cr_frame.f_locals["running_tasks"]
+        assert (len(kept) < 100) == closed
+
+
+@both
+def test_message_that_is_released(start: Start, closed: bool) -> None:
+    """At QoS 2 a message is passed on once, in both."""
+    broker = start(closed=closed)
+    with RawClient(broker) as client, RawClient(broker) as other:
+        client.connect("client")
+        other.connect("other").subscribe("topic")
+        client.send(publish_frame("topic", b"once", qos=2) * 2)
+        client.send(frame(0x62, b"\0\1"))
+        assert [client.read().kind for _ in range(3)] == [5, 5, 7]  # PUBREC, PUBCOMP
+        assert _take(other) == b"once"
+        assert other.barrier() == []
+
+
 @pytest.mark.parametrize("limits", [BrokerLimits(queued_messages=2), BrokerLimits(queued_bytes=len("pi/ask0") * 2)])
 @both
 def test_messages_for_a_client_that_is_away(
@@ -224,6 +282,32 @@ def test_retained_bytes(start: Start, closed: bool) -> None:
         assert sizes == ({"a": 10, "b": 70} if closed else {"a": 50, "b": 70})
 
 
+def test_client_that_does_not_read_is_not_listened_to(start: Start) -> None:
+    """Until it reads again."""
+    broker = start(closed=True)
+    with RawClient(broker) as stuck, RawClient(broker) as speaker:
+        stuck.connect("stuck").subscribe("flood")
+        speaker.connect("speaker")
+        for _ in range(100):
+            speaker.send(publish_frame("flood", bytes(100_000), qos=0))
+        speaker.barrier()
+        _, handler = _inside(broker)._sessions["stuck"]
+        wait_for(lambda: not handler.reader.welcome.is_set())
+        stuck.send(PING)
+        stuck.read_until(PINGRESP)
+
+
+def test_client_that_comes_and_goes(start: Start) -> None:
+    """None of its connections stays. On plain amqtt some wait for ever for the end of those before."""
+    broker = start(closed=True)
+    for _ in range(300):
+        with RawClient(broker) as client:
+            client.send(connect_frame("restless", clean=False) + PING)
+    wait_for(lambda: not _inside(broker)._connections, within=10)
+    with RawClient(broker) as client:
+        client.connect("restless").barrier()
+
+
 @both
 def test_longest_keepalive(start: Start, closed: bool) -> None:
     """Plain: a client that asks for no keepalive at all is never given up."""
@@ -287,10 +371,76 @@ def test_rubbish_instead_of_connect(start: Start, rubbish: bytes) -> None:
         other.barrier()
 
 
+@pytest.mark.parametrize(
+    "packet",
+    [
+        frame(0x30, text(b"\xff")),
+        publish_frame("a\0b"),
+        publish_frame("a/+"),
+        frame(0x32, text("topic")),
+        frame(0x82, b"\0\1" + text(b"\xed\xa0\x80") + b"\1"),
+        frame(0x82, b"\0\1" + text("topic")),
+        frame(0x80, b"\0\1" + text("topic") + b"\1"),
+        frame(0x82, b"\0\1"),
+        frame(0xA2, b"\0\1\xff\xff"),
+        frame(0x62, b"\0\1\0"),
+        frame(0x60, b"\0\1"),
+        frame(0xC0, PING),
+        frame(0x90, b"\0\1" + b"\1" * 1_000),
+        frame(0xE0, b"\0"),
+    ],
+)
+@both
+def test_packet_that_has_not_the_form(start: Start, packet: bytes, closed: bool) -> None:
+    """Plain: text that is no UTF-8 becomes other text, what is left over the next packet, and the connection stays."""
+    with RawClient(start(closed=closed)) as client:
+        client.connect("client").send(packet + PING)
+        assert client.closed(CLOSED_WITHIN) == closed or packet[0] == DISCONNECT[0]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        connect_frame("c", will="state", username="u"),
+        connect_frame("c"),
+        frame(0x82, b"\0\1" + text("a/#") + b"\1"),
+        frame(0xA2, b"\0\1" + text("a/#")),
+        frame(0x40, b"\0\1"),
+        frame(0x62, b"\0\1"),
+        PING,
+        DISCONNECT,
+    ],
+)
+def test_form_of_a_packet(packet: bytes) -> None:
+    """No less of it will do, and no more."""
+    first, body = packet[0], packet[2:]
+    assert is_well_formed(first, memoryview(body))
+    for other in (*(body[:end] for end in range(len(body))), body + b"\0"):
+        assert not is_well_formed(first, memoryview(other))
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        publish_frame("topic", b"\xff"),
+        publish_frame("\ufeff", qos=0),
+        frame(0x10, text("MQTT") + b"\5\2\0\0\0" + text("c")),  # of other versions, which are answered
+        frame(0x10, text("MQIsdp") + b"\3\2\0\0" + text("c")),
+    ],
+)
+def test_packet_whose_end_is_open(packet: bytes) -> None:
+    assert is_well_formed(packet[0], memoryview(packet)[2:])
+
+
 @pytest.mark.parametrize("value", [0, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 268_435_455])
 def test_length(value: int) -> None:
     """The lengths of these tests are MQTT's (3.1.1, table 2.4)."""
     assert len(length(value)) == 1 + (value > 127) + (value > 16_383) + (value > 2_097_151)
+
+
+def _inside(broker: EmbeddedBroker) -> Any:
+    """Return amqtt's broker; what is read of it is untyped."""
+    return broker._broker
 
 
 def _take(client: RawClient) -> bytes:

@@ -114,6 +114,22 @@ def test_an_answer_finds_the_one_who_asked(make: Make) -> None:
     assert (answer.payload, answer.response_topic, answer.correlation) == (b"because", None, b"\x00\x01")
 
 
+def test_a_message_that_paho_cannot_read_is_parted_with(make: Make) -> None:
+    """A broker passes it on; plain paho ends the connection for it, and is sent it again by the next one, for ever."""
+    downs: queue.Queue[str] = queue.Queue()
+    device = make("device", clean=False, on_down=downs.put)
+    inbox = listen(device, "ask", acknowledge="manual")
+    device.start()
+    device.wait_up(SECONDS)
+    app = make.up()
+    app.publish("ask", b"unreadable", response_topic="\ufeff")
+    app.publish("ask", b"readable")
+    assert inbox.get(timeout=SECONDS).payload == b"readable"
+    assert downs.empty()
+    cut(device)
+    assert inbox.get(timeout=SECONDS).payload == b"readable"  # sent again, since it was not acknowledged
+
+
 def test_both_versions_talk_to_each_other(make: Make) -> None:
     """One side's properties are not there for the other; nothing else differs."""
     old, new = make(mqtt5=False), make()

@@ -22,7 +22,7 @@ from tests.fuzz.mutate import mutated
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.fuzz.targets import Target
+    from tests.fuzz.target import Target
 
 SLOW: Final = 1.0
 """Seconds of the processor that one input may take: a busy machine is no fault."""
@@ -102,8 +102,8 @@ class Campaign:
         for target in self._targets:
             self._batch(target, target.samples, _MUTATIONS)
         gc.collect()
-        _forget_peak()
-        before = _peak()
+        forget_peak()
+        before = peak()
         while self._tried.total() < inputs and time.monotonic() - began < seconds:
             faulthandler.dump_traceback_later(_HUNG, exit=True)
             self._round()
@@ -113,7 +113,7 @@ class Campaign:
             round(time.monotonic() - began, 1),
             self._refused,
             round(self._slowest, 3),
-            _peak() - before,
+            peak() - before,
             dict(self._tried),
             tuple(self._faults.values()),
         )
@@ -168,13 +168,13 @@ def _place(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:300]} at {Path(frame.filename).name}:{frame.lineno}"
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Have the kernel count the peak anew from here (Linux, proc(5): clear_refs)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
+def peak() -> int:
     """Return the most memory this process has held since then, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()

@@ -25,6 +25,7 @@ _LENGTHS: Final = (
         b"\xcb\x7f\xf8" + bytes(6),
     ),
     *(b"\x84\xff\xff\xff\xff", b"\x30\x80", b"\x30\x84\x7f\xff\xff\xff"),  # of DER: long, and without end
+    *(b"\x30\xff\xff\xff\x7f", b"\x82\x80\x80\x80\x80\x01", b"\x62\x02\x00\x07"),  # of MQTT packets
 )
 """Lengths that promise what does not follow, and numbers at the edge."""
 _PIECES: Final = (
@@ -45,7 +46,7 @@ _PIECES: Final = (
     ),
     *(b"+", b"#", b"/", b"..", b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n", b"2001-99-99"),
 )
-_OPENERS: Final = (b"\x91", b"\x81\xa1k", b"[", b'{"a":', b"- ", b"\x30\x80")
+_OPENERS: Final = (b"\x91", b"\x81\xa1k", b"[", b'{"a":', b"- ", b"\x30\x80", b"\xc0\x00")
 _NAMES: Final = ("pi+", "#", "a/b", "..", "p\0", "p" * 300, "р\u0456-7", "", "enroll.0000000000000000")  # noqa: RUF001
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.kit.error import BenchError
 from benchmarks.kit.faults.plan import DEFAULT, read_plan
+from benchmarks.kit.prompts import read_prompts
+from benchmarks.kit.record import read_record
 from broker.access import AccessInvalid
 from broker.access import Identity as Known
 from broker.access_file import encode_access, read_access
 from broker.address import parse_addresses
 from edge_agent.placement import Placement
+from models.error import ModelError
+from models.seal import check_seal
 from provisioning import access, certificate, enrolment, keys, registry, token
 from provisioning.errors import ProvisioningError
 from provisioning.identity_folder import Identity, IdentityFolder, Place
+from provisioning.published import PublishedAuthority
 from provisioning.signing_request import make_signing_request, read_signing_request
 from schemas import codec
 from schemas import enrolment as messages
@@ -25,6 +29,8 @@ from schemas.topics import Topics
 from sled import config
 from sled.checks.connection import judge_announcements
 from sled.sweeper import Sweeper
+from tests.fuzz import cores, lists, packets
+from tests.fuzz.target import Target
 from tests.provisioning import bench
 from tests.schemas import samples
 
@@ -32,32 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hypothesis import strategies as st
-
-    Read = Callable[[bytes], object]
+    from tests.fuzz.target import Read
 
 TOPICS = Topics()
-
-
-@dataclass(frozen=True)
-class Target:
-    """One reader.
-
-    Attributes:
-        name: for the report.
-        read: is given the bytes.
-        may: what it may raise; anything else is a crash.
-        samples: valid input.
-        legal: draws more valid input, if there is a strategy for it.
-        weight: how often it is tried, beside the others.
-    """
-
-    name: str
-    read: Read
-    may: tuple[type[Exception], ...]
-    samples: tuple[bytes, ...]
-    legal: st.SearchStrategy[bytes] | None = None
-    weight: int = 4
 
 
 def targets(folder: Path) -> list[Target]:
@@ -66,7 +49,10 @@ def targets(folder: Path) -> list[Target]:
     Args:
         folder: an empty one, for those that read files.
     """
-    return [*_wire(), *_topics(), *_enrolment(), *_pem(), *_files(folder)]
+    return [
+        *(*_wire(), *_topics(), *_enrolment(), *_pem(), *_files(folder)),
+        *(*packets.targets(), *cores.targets(), *lists.targets(folder)),
+    ]
 
 
 def _wire() -> list[Target]:
@@ -223,8 +209,22 @@ def _files(folder: Path) -> list[Target]:
         Target("enrolment file", _over(place.place_file, where, place.place), refused, (where,), weight=2),
         Target("access file", _file(folder / "access.json", read_access), (AccessInvalid,), (ruled,), weight=2),
         Target("plan", _file(folder / "plan.yaml", read_plan), (BenchError,), _plans(), weight=2),
+        Target(
+            "prompts", _file(folder / "prompts", partial(read_prompts, limit=None)), (BenchError,), _PROMPTS, weight=2
+        ),
+        Target("record", _file(folder / "record", read_record), (BenchError,), _RECORDS, weight=2),
+        Target("terms of a fleet", _file(folder / "fleet.json", _root), refused, (b'{"root": "sled/v1"}',), weight=2),
+        Target("seal", _file(folder / "sled.json", _seal), (ModelError,), _SEALS, weight=2),
     ]
     return [*made, *(_config(role) for role in config.ROLES)]
+
+
+def _root(path: Path) -> object:
+    return PublishedAuthority(path.parent).root
+
+
+def _seal(path: Path) -> object:
+    return check_seal(path.parent)
 
 
 def _config(role: str) -> Target:
@@ -240,6 +240,12 @@ def _config(role: str) -> Target:
     )
 
 
+_PROMPTS = (b'{"prompt": "Why?", "source": "math", "answer": [1, {"a": null}]}\n\n{"prompt": "x"}\n',)
+_RECORDS = (b'{"proposals":[{"confidence":0.5,"entropy":null,"source":"d","more":[[1]]}],"accepted":1}\n' * 2,)
+_SEALS = (
+    b'{"source":"s","version":"1","sha256":{}}',
+    b'{"source":"s","version":"1","sha256":{"model.safetensors":"00","../x":"1"},"more":{}}',
+)
 _BOMBS = (
     b"a: &a [x,x,x,x,x,x,x,x,x]\n"
     + b"".join(b"%c: &%c [%s]\n" % (98 + n, 98 + n, b",".join([b"*%c" % (97 + n)] * 9)) for n in range(8)),

@@ -6,18 +6,21 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
+import pytest
+
 from schemas import codec
 from schemas.errors import WireError
 from schemas.messages import Verdict
+from tests.broker.raw import connect_frame
 from tests.fuzz.campaign import SLOW, Campaign
 from tests.fuzz.mutate import MOST, mutated
-from tests.fuzz.targets import Target, targets
+from tests.fuzz.packets import STREAMS, serve, subscribe_frame
+from tests.fuzz.target import Target
+from tests.fuzz.targets import targets
 from tests.schemas.samples import VERDICT
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 VALID = (codec.encode(VERDICT),)
 
@@ -77,6 +80,24 @@ def test_a_slow_input_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SLOW > 0
     result = Campaign([Target("thoughtful", thoughtful, (), VALID)]).run(inputs=20, seconds=60)
     assert {fault.kind for fault in result.faults} == {"slow"}
+
+
+def test_what_goes_wrong_inside_the_broker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It happens in tasks that nobody waits for."""
+    serve(STREAMS[0])
+
+    async def careless(*_: object) -> None:
+        raise IndexError
+
+    monkeypatch.setattr("broker.hardened.HardenedHandler.handle_pingreq", careless)
+    with pytest.raises(RuntimeError, match="IndexError"):
+        serve(STREAMS[0])
+
+
+def test_what_stays_behind_in_the_broker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.hardened.HardenedBroker._del_subscription", lambda *_: 0)
+    with pytest.raises(AssertionError):
+        serve(connect_frame("pi") + subscribe_frame("a"))
 
 
 def test_memory_that_is_not_given_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

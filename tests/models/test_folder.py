@@ -96,9 +96,17 @@ def test_verify_folder_finds_one_changed_bit(folder: Path) -> None:
         verify_folder(folder)
 
 
-def test_verify_folder_with_damaged_seal_is_an_error(folder: Path) -> None:
-    (folder / "sled.json").write_text('{"source": 1}')
+@pytest.mark.parametrize("content", [b'{"source": 1}', b'{"source": "\xff"}', b'{"more": ' + b"[" * 9_000])
+def test_verify_folder_with_damaged_seal_is_an_error(folder: Path, content: bytes) -> None:
+    (folder / "sled.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"sled\.json is damaged"):
+        verify_folder(folder)
+
+
+def test_verify_folder_with_a_name_in_its_seal_that_no_file_can_have(folder: Path) -> None:
+    seal = {"source": "a test", "version": "1", "sha256": {"x" * 300: "00"}}
+    (folder / "sled.json").write_text(json.dumps(seal))
+    with pytest.raises(ModelError, match="cannot be read"):
         verify_folder(folder)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import resource
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning import keys
 from provisioning import registry as book
@@ -98,6 +100,12 @@ def with_token(
 def terms(now: datetime = NOW) -> Terms:
     """The usual terms."""
     return Terms(x509.random_serial_number(), now)
+
+
+def of_no_version(crl: bytes) -> bytes:
+    """A revocation list that says of itself that it has a version that there is not."""
+    der = x509.load_pem_x509_crl(crl).public_bytes(Encoding.DER).replace(b"\x02\x01\x01", b"\x02\x01\x05", 1)
+    return b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(der) + b"-----END X509 CRL-----\n"
 
 
 class Operator:

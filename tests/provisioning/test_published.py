@@ -125,7 +125,8 @@ def test_another_root(ca: PublishedAuthority) -> None:
         ca.settle("sled/v1", now=NOW)
 
 
-def test_a_damaged_root(ca: PublishedAuthority) -> None:
-    ca.terms_file.write_text("{")
+@pytest.mark.parametrize("content", ["{", '{"root": "sled/+"}'])
+def test_a_damaged_root(ca: PublishedAuthority, content: str) -> None:
+    ca.terms_file.write_text(content)
     with pytest.raises(ProvisioningError, match="is damaged"):
         ca.publish(NOW)

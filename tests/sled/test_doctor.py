@@ -41,7 +41,7 @@ from sled import doctor
 from sled.checks import certificate, clock, connection, disk, drafting, extras, listener, reach
 from sled.checks.check import FAILED, NOT_SAID, WELL, Check, Examination, Outcome
 from tests.conftest import require
-from tests.provisioning.bench import DAY, NOW, machine, make_authority
+from tests.provisioning.bench import DAY, NOW, machine, make_authority, of_no_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -439,6 +439,14 @@ def test_the_list_of_another_authority(tmp_path: Path) -> None:
     folder.create("other", now=NOW)
     found = certificate.check_list(identity(0 * DAY, 90 * DAY), tmp_path / "ca" / "crl.pem", NOW)
     assert "not signed by the authority" in found.found
+
+
+def test_a_list_of_no_version(tmp_path: Path) -> None:
+    folder = AuthorityFolder(tmp_path / "ca")
+    folder.create("fleet", now=NOW)
+    folder.list_file.write_bytes(of_no_version(folder.list_file.read_bytes()))
+    found = certificate.check_list(identity(0 * DAY, 90 * DAY), folder.list_file, NOW)
+    assert "cannot be read" in found.found
 
 
 def test_a_list_that_is_overdue(tmp_path: Path) -> None:

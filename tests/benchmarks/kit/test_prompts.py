@@ -54,3 +54,10 @@ def test_file_that_is_none_is_refused_in_words(tmp_path: Path, content: bytes, w
 def test_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="nothing"):
         read_prompts(tmp_path / "nothing", None)
+
+
+def test_a_prompt_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"more":' + "[" * 9_000)
+    with pytest.raises(BenchError, match="line 1 of"):
+        read_prompts(path, None)

@@ -39,3 +39,10 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
         read_record(path)
     with pytest.raises(BenchError, match="cannot be read"):
         read_record(tmp_path / "nothing")
+
+
+def test_a_record_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    path.write_text('{"more":' + "[" * 9_000)
+    with pytest.raises(BenchError, match="line 1 of"):
+        read_record(path)
