@@ -1,8 +1,8 @@
 """amqtt 0.12.1 with the gaps closed through which this system would lose messages, or strangers would reach them.
 
-Each override names its gap, and `tests/broker/test_hardened*.py` show it on plain amqtt. They lean on private methods,
-hence the pin to `==0.12.1`. Who may do what is decided by plugins of amqtt (`broker.plugins`), and by a guard where
-amqtt does not ask them.
+Each override names its gap, and `tests/broker/test_hardened*.py` show it on plain amqtt (all but connections that never
+end). They lean on private methods, hence the pin to `==0.12.1`. Who may do what is decided by plugins of amqtt
+(`broker.plugins`), and by a guard where amqtt does not ask them.
 
 Known, and left alone:
 
