@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from sled import doctor, errors, install, provision
+from sled.spin import spin_briefly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -808,6 +809,7 @@ def _complain(sentence: str) -> None:
 
 def main() -> None:
     """Run the command; errors that are sentences are shown as such, without a traceback."""
+    spin_briefly()
     _run(app)
 
 
