@@ -6,16 +6,18 @@ import importlib
 import logging
 import os
 import shlex
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import platformdirs
 import typer
 from rich.console import Console
 
 from sled import doctor, errors, install, provision
+from sled.processes import end_with_parent
 from sled.spin import spin_briefly
 
 if TYPE_CHECKING:
@@ -810,7 +812,14 @@ def _complain(sentence: str) -> None:
 def main() -> None:
     """Run the command; errors that are sentences are shown as such, without a traceback."""
     spin_briefly()
+    end_with_parent()
+    signal.signal(signal.SIGTERM, _end)  # roles say otherwise for themselves
     _run(app)
+
+
+def _end(*_: object) -> NoReturn:
+    """Leave in good order, so that what was started is stopped."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _run(command: Callable[[], object]) -> None:

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
+
+
+_ENDS_WITH: Final = "SLED_ENDS_WITH"
+"""Environment variable: the process with which one that it has started is to end."""
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with_parent() -> None:
+    """Have this process told to end (SIGTERM) when the one that started it as a `Process` has ended, be it killed.
+
+    See prctl(2); on systems without it nothing is done.
+    """
+    parent = os.environ.pop(_ENDS_WITH, "")
+    if not parent:
+        return
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if str(os.getppid()) != parent:
+            sys.exit(128 + signal.SIGTERM)
 
 
 class ProcessEndedError(Exception):
@@ -23,7 +46,11 @@ class Process:
         self.log = logs / f"{name}.log"
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "sled", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [sys.executable, "-m", "sled", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, _ENDS_WITH: str(os.getpid())},
             )
 
     @property

@@ -10,15 +10,15 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.port import claim
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from broker.run import RunningBroker
 
 
@@ -70,6 +70,8 @@ def test_every_command_has_help(command: str) -> None:
         "speedup",
         "policies",
         "acceptance",
+        "replay",
+        "faults",
     ],
 )
 def test_every_bench_has_help(bench: str) -> None:
@@ -244,6 +246,22 @@ def test_demo_with_several_devices_shows_them_side_by_side(tiny_target: Path, ti
     shown = result.stdout + result.stderr
     assert "whole-system token generation rate (WSTGR)" in shown
     assert "device-3" in shown
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_ended_leaves_nothing_behind(how: signal.Signals, tiny_target: Path) -> None:
+    command = ["demo", "--target", str(tiny_target), "--drafter", "lookup", "--max-tokens", "500", *["abc " * 20] * 50]
+    demo = subprocess.Popen([sys.executable, "-m", "sled", *command], stdout=subprocess.DEVNULL)
+    try:
+        children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children")
+        wait_for(lambda: len(children.read_text().split()) >= 2)
+        started = [int(pid) for pid in children.read_text().split()]
+        demo.send_signal(how)
+        assert demo.wait(60) == (143 if how == signal.SIGTERM else -signal.SIGKILL)
+    finally:
+        demo.kill()
+        demo.wait()
+    wait_for(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()])
 
 
 def test_demo_shows_why_a_role_did_not_start(tiny_target: Path, tmp_path: Path) -> None:
