@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # amqtt's classes are untyped for us; what comes from it stays `Any` and does not leave this file.
 
 _WATCH_SECONDS: Final = 1.0
+_AT_ONCE: Final = 64
+"""Retained messages that are looked at before others come in between."""
 _REFUSED: Final = 0x80
 """In a SUBACK (MQTT 3.1.1, 3.9.3)."""
 _OF_A_CONNECTION: Final = (
@@ -471,10 +473,15 @@ class HardenedBroker(Broker):  # type: ignore[misc]  # amqtt is not typed
             return
         topic_filter, qos = subscription
         await asyncio.sleep(0)  # others come in between
-        for topic, retained in list(self._retained_messages.items()):
-            if self._matches(topic, topic_filter) and await self._topic_filtering(session, topic, AmqttAction.RECEIVE):
-                await handler.mqtt_publish(topic, retained.data, min(qos, retained.qos), retain=True)
+        for number, (topic, retained) in enumerate(list(self._retained_messages.items()), 1):
+            if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
+            if not self._matches(topic, topic_filter):
+                continue
+            allowed = await self._topic_filtering(session, topic, AmqttAction.RECEIVE)
+            # What has come in its place meanwhile was passed on already, and must be the last that the client hears.
+            if allowed and self._retained_messages.get(topic) is retained:
+                await handler.mqtt_publish(topic, retained.data, min(qos, retained.qos), retain=True)
 
     async def retain_message(self, source_session: Any, topic_name: str, data: Any, qos: int | None = None) -> None:  # noqa: D102 - overrides
         # Gap: what is retained is not bounded.

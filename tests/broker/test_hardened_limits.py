@@ -383,7 +383,7 @@ def test_rubbish_instead_of_connect(start: Start, rubbish: bytes) -> None:
         frame(0x80, b"\0\1" + text("topic") + b"\1"),
         frame(0x82, b"\0\1"),
         frame(0xA2, b"\0\1\xff\xff"),
-        frame(0x62, b"\0\1\0"),
+        frame(0x62, b"\0\1" + PING),
         frame(0x60, b"\0\1"),
         frame(0xC0, PING),
         frame(0x90, b"\0\1" + b"\1" * 1_000),
@@ -396,6 +396,26 @@ def test_packet_that_has_not_the_form(start: Start, packet: bytes, closed: bool)
     with RawClient(start(closed=closed)) as client:
         client.connect("client").send(packet + PING)
         assert client.closed(CLOSED_WITHIN) == closed or packet[0] == DISCONNECT[0]
+
+
+def test_what_was_retained_never_comes_after_what_replaced_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where it is replaced while a client is sent all that is retained."""
+    broker = start(closed=True)
+    inside = _inside(broker)
+    asks = inside._topic_filtering
+
+    async def ask(session: Any, topic: str, action: Any) -> bool:
+        if topic == "a" and inside._retained_messages["b"].data == b"old":
+            await inside.retain_message(None, "b", b"new", 0)
+        return bool(await asks(session, topic, action))
+
+    with RawClient(broker) as speaker:
+        speaker.connect("speaker")
+        for topic in ("a", "b", "c"):
+            speaker.publish_acknowledged(topic, b"old", retain=True)
+        monkeypatch.setattr(inside, "_topic_filtering", ask)
+        assert _retained(broker) == {"a": b"old", "c": b"old"}
+        assert _retained(broker) == {"a": b"old", "b": b"new", "c": b"old"}
 
 
 @pytest.mark.parametrize(
