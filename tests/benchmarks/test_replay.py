@@ -152,6 +152,8 @@ def test_command(tiny_target: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     for at in range(0, len(found), 3):
         assert found[at]["prompts"] == 3
         assert found[at]["tokens"] >= found[at + 1]["tokens"] + found[at + 2]["tokens"]
-    assert all(found[at]["tokens_per_second"] > found[at + 6]["tokens_per_second"] for at in range(6))
+    for row in found:  # whatever else this machine had to do: each round takes a round trip
+        at_most = row["tokens"] / (row["rounds"] * row["round_trip_ms"] / 1e3)
+        assert 0 < row["tokens_per_second"] < 1.01 * at_most
     assert replay.main(arguments) == 0
     assert "round-trip time 50 ms" in capsys.readouterr().out

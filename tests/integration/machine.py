@@ -54,10 +54,15 @@ class Machine:
         )  # fmt: skip
 
 
+def ask(client: Client) -> Iterator[AnswerEvent]:
+    """Ask for a long answer."""
+    assert client.wait_online(timeout=120)
+    return client.ask("pi", Ask(prompt=PROMPT, max_tokens=TOKENS, ignore_end=True), timeout=60)
+
+
 def begin(client: Client) -> tuple[Iterator[AnswerEvent], list[int]]:
     """Ask for a long answer and read its beginning."""
-    assert client.wait_online(timeout=120)
-    events = client.ask("pi", Ask(prompt=PROMPT, max_tokens=TOKENS, ignore_end=True), timeout=60)
+    events = ask(client)
     tokens: list[int] = []
     while len(tokens) < 20:
         event = next(events)
