@@ -108,6 +108,7 @@ class Engine:
     def __init__(self) -> None:
         self.held: tuple[int, ...] = ()
         self.steps: list[tuple[int, int]] = []
+        self.seconds = 0.0
 
     def step(self, segments: Sequence[Segment]) -> list[list[int]]:
         (segment,) = segments
@@ -116,20 +117,21 @@ class Engine:
         keep = min(len(self.held) if same is None else same, len(tokens) - segment.choose)
         self.held = tokens
         self.steps.append((len(tokens) - keep, segment.choose))
-        time.sleep(0.001 * (len(tokens) - keep) + 0.002)
+        self.seconds += 0.001 * (len(tokens) - keep) + 0.002
         return [[0] * segment.choose]
 
     def release(self, session: bytes) -> None:
         self.held = ()
 
 
-def test_costs_are_of_one_token_of_each_further_one_and_of_each_of_a_prompt() -> None:
+def test_costs_are_of_one_token_of_each_further_one_and_of_each_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
+    monkeypatch.setattr(replay.time, "perf_counter", lambda: engine.seconds)
     costs = replay.measure_costs(engine, Text(PROMPT, tuple(range(1, 30)), finished=False))  # type: ignore[arg-type]
     assert {(1, 1), (9, 9), (256, 1)} <= set(engine.steps)
-    assert costs.step == pytest.approx(0.003, rel=0.5)
-    assert costs.position == pytest.approx(0.001, rel=0.5)
-    assert costs.reading == pytest.approx(0.001, rel=0.5)
+    assert costs.step == pytest.approx(0.003)
+    assert costs.position == pytest.approx(0.001)
+    assert costs.reading == pytest.approx((0.256 + 0.002) / 256)
 
 
 def test_command(tiny_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,10 @@ computed by first copying the matrix into the kernel's own layout, every time: t
 one row costs. oneDNN's kernels take weights that are laid out already (what TorchInductor does when it freezes a
 model). They also sum each row in the same order however many rows there are, so that a session's products do not
 depend on who else is in the step.
+
+oneDNN writes machine code for every number of rows that it meets and keeps it: about a millisecond and 600 kB for each
+matrix shape, so a verifier that meets every number up to a step's limit would grow for hours, by a gigabyte. Therefore
+products are of certain numbers of rows only (`rounded`), with zeros below.
 """
 
 from __future__ import annotations
@@ -22,8 +26,22 @@ _log = logging.getLogger(__name__)
 
 _ROWS: Final = 8
 """Rows that the layout is chosen for: a bundle or two. It serves all others; for a single one, sums would differ."""
+_EXACT: Final = 8
+"""Up to so many rows, each number has code of its own: what one device sends, where a further row costs most."""
+_STEPS: Final = ((64, 4), (512, 16))
+"""Up to so many rows, their number is rounded up to a multiple of so many."""
+_COARSE: Final = 64
+"""The multiple beyond."""
 _TOLERANCE: Final = 1e-4
 """Largest difference to the plain product, relative to its largest value, that rounding explains."""
+
+
+def rounded(rows: int) -> int:
+    """Return how many rows a product of `rows` is computed for: at least `rows`, one of some fifty numbers up to 512."""
+    if rows <= _EXACT:
+        return rows
+    multiple = next((step for most, step in _STEPS if rows <= most), _COARSE)
+    return -(-rows // multiple) * multiple
 
 
 class PrepackedLinear(nn.Linear):
@@ -42,7 +60,15 @@ class PrepackedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- named as in nn.Linear
         """Return [..., out] for `input` [..., in]."""
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        rows = input.numel() // self.in_features
+        spare = rounded(rows) - rows
+        if not spare:
+            return self._product(input)
+        padded = nn.functional.pad(input.reshape(rows, self.in_features), (0, 0, 0, spare))
+        return self._product(padded)[:rows].view(*input.shape[:-1], self.out_features)
+
+    def _product(self, rows: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
         return product
 
     def unpacked(self) -> nn.Linear:

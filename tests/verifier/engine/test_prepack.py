@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from verifier.engine.load import engine_for
-from verifier.engine.prepack import PrepackedLinear, prepack, unpack
+from verifier.engine.prepack import PrepackedLinear, prepack, rounded, unpack
 from verifier.engine.segment import Segment
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _layer(bias: bool = True) -> nn.Linear:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 160), (5, 160), (1, 7, 160), (2, 3, 160), (0, 160)])
+@pytest.mark.parametrize("shape", [(1, 160), (5, 160), (1, 7, 160), (2, 3, 160), (0, 160), (3, 7, 160), (1, 65, 160)])
 def test_the_product_is_that_of_the_plain_layer(bias: bool, shape: tuple[int, ...]) -> None:
     """To rounding, for any number of rows and leading dimensions."""
     plain = _layer(bias)
@@ -40,10 +40,28 @@ def test_the_product_is_that_of_the_plain_layer(bias: bool, shape: tuple[int, ..
 
 def test_a_row_does_not_depend_on_the_others() -> None:
     """Bit for bit, which the plain product does not promise."""
-    packed, rows = PrepackedLinear(_layer()), torch.randn(40, 160)
+    packed, rows = PrepackedLinear(_layer()), torch.randn(90, 160)
     whole = packed(rows)
-    for count in (1, 2, 5, 17):
+    for count in (1, 2, 5, 17, 64, 65):
         assert torch.equal(packed(rows[:count].clone()), whole[:count])
+
+
+def test_products_are_of_few_numbers_of_rows() -> None:
+    """For each, oneDNN keeps code of its own; and few rows are computed in vain."""
+    assert [rounded(rows) for rows in (0, 1, 7, 8, 9, 12, 13, 64, 65, 512, 513)] == [
+        0, 1, 7, 8, 12, 12, 16, 64, 80, 512, 576,
+    ]  # fmt: skip
+    assert all(rows <= rounded(rows) <= max(rows + 3, 1.24 * rows) for rows in range(3000))
+    assert len({rounded(rows) for rows in range(1, 513)}) == 50
+
+
+def test_a_product_is_computed_for_the_rounded_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, seen = PrepackedLinear(_layer()), []
+    product = packed._product
+    monkeypatch.setattr(packed, "_product", lambda rows: seen.append(tuple(rows.shape)) or product(rows))
+    assert packed(torch.randn(1, 21, 160)).shape == (1, 21, 96)
+    assert packed(torch.randn(24, 160)).shape == (24, 96)
+    assert seen == [(24, 160), (24, 160)]
 
 
 def test_rows_that_are_not_contiguous_are_read_as_they_are() -> None:
