@@ -37,7 +37,7 @@ _TOLERANCE: Final = 1e-4
 
 
 def rounded(rows: int) -> int:
-    """Return how many rows a product of `rows` is computed for: at least `rows`, one of some fifty numbers up to 512."""
+    """Return how many rows a product of `rows` is computed for: no fewer, one of fifty numbers up to 512."""
     if rows <= _EXACT:
         return rows
     multiple = next((step for most, step in _STEPS if rows <= most), _COARSE)
