@@ -126,7 +126,7 @@ class Engine:
 
 def test_costs_are_of_one_token_of_each_further_one_and_of_each_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
-    monkeypatch.setattr(replay.time, "perf_counter", lambda: engine.seconds)
+    monkeypatch.setattr("benchmarks.replay.time.perf_counter", lambda: engine.seconds)
     costs = replay.measure_costs(engine, Text(PROMPT, tuple(range(1, 30)), finished=False))  # type: ignore[arg-type]
     assert {(1, 1), (9, 9), (256, 1)} <= set(engine.steps)
     assert costs.step == pytest.approx(0.003)

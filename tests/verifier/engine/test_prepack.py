@@ -56,9 +56,14 @@ def test_products_are_of_few_numbers_of_rows() -> None:
 
 
 def test_a_product_is_computed_for_the_rounded_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed, seen = PrepackedLinear(_layer()), []
-    product = packed._product
-    monkeypatch.setattr(packed, "_product", lambda rows: seen.append(tuple(rows.shape)) or product(rows))
+    packed = PrepackedLinear(_layer())
+    product, seen = packed._product, []
+
+    def watched(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(rows.shape))
+        return product(rows)
+
+    monkeypatch.setattr(packed, "_product", watched)
     assert packed(torch.randn(1, 21, 160)).shape == (1, 21, 96)
     assert packed(torch.randn(24, 160)).shape == (24, 96)
     assert seen == [(24, 160), (24, 160)]
