@@ -23,6 +23,9 @@ MAX_QUEUED_MESSAGES: Final = 100_000
 MAX_QUEUED_BYTES: Final = 64 * 2**20
 """Bytes a broker holds for a client that is away, or that does not acknowledge."""
 
+MAX_BROKER_BYTES: Final = 2**30
+"""Bytes of memory that Mosquitto takes, for what it retains too; beyond it what comes is refused."""
+
 MAX_TOPIC_BYTES: Final = 66_000
 """Of a packet, beside the payload: the longest topic there can be, and headers."""
 

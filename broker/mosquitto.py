@@ -20,6 +20,7 @@ from broker import port as ports
 from broker.access_file import read_access
 from broker.errors import BrokerStartError
 from broker.limits import (
+    MAX_BROKER_BYTES,
     MAX_CONNECTIONS,
     MAX_INFLIGHT_MESSAGES,
     MAX_KEEPALIVE_SECONDS,
@@ -92,6 +93,7 @@ def render_config(
         f"max_inflight_messages {MAX_INFLIGHT_MESSAGES}",
         f"max_queued_messages {MAX_QUEUED_MESSAGES}",
         f"max_queued_bytes {MAX_QUEUED_BYTES}",
+        f"memory_limit {MAX_BROKER_BYTES}",
         f"message_size_limit {MAX_PAYLOAD_BYTES}",
         f"max_packet_size {MAX_PAYLOAD_BYTES + MAX_TOPIC_BYTES}",
         f"max_keepalive {MAX_KEEPALIVE_SECONDS}",
@@ -158,6 +160,7 @@ class MosquittoProcess:
         self._program = program
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._folder: Path | None = None
+        self._known: frozenset[str] = frozenset()
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[[subprocess.Popen[bytes]], MosquittoProcess] | None = None
 
@@ -174,23 +177,16 @@ class MosquittoProcess:
                 silent; says which.
             AccessInvalid: the access file cannot be used.
         """
-        program = self._program or find_mosquitto()
-        if program is None:
-            raise BrokerStartError(
-                "Mosquitto is not installed: install it (Debian: apt install mosquitto) or choose the embedded broker"
-            )
         if self._security.tls is not None:
             self._security.tls.context()  # says what is wrong with a file better than Mosquitto
         self.port = ports.claim(self.host, self.port)
         folder = self._folder = self._make_folder()
-        config, log = folder / "mosquitto.conf", folder / "mosquitto.log"
         kept = None if self._temporary else folder
         try:
             files = self._write_rules(folder)
-            _write(config, render_config(self.port, self.host, kept, tls=self._security.tls, files=files))
-            self._process = _run(program, config, log)
-            self._end = weakref.finalize(self, _end, self._process)
-            self._wait_ready(self._process, log)
+            config = render_config(self.port, self.host, kept, tls=self._security.tls, files=files)
+            _write(folder / "mosquitto.conf", config)
+            self._launch(folder)
         except BaseException:
             self.stop()
             raise
@@ -198,20 +194,24 @@ class MosquittoProcess:
     def reload(self) -> None:
         """Read the access file again, and have Mosquitto read its rules and the files of TLS again.
 
-        A client that is no longer known, or whose certificate was revoked, may keep its connection but can do nothing
-        with it, and cannot come back.
+        Where somebody is no longer known, Mosquitto is started anew, which takes everybody's connection for about a
+        second: told to read again, it would leave open connections open, and give them all rights of the next who is
+        registered under that name.
 
         Raises:
             BrokerStartError, AccessInvalid: a file cannot be used; what was read before stays in force.
         """
-        process = self._process
+        process, known = self._process, self._known
         if process is None:
             return
         if self._security.tls is not None:
             self._security.tls.context()
         assert self._folder is not None
         self._write_rules(self._folder)
-        process.send_signal(signal.SIGHUP)
+        if known <= self._known:
+            process.send_signal(signal.SIGHUP)
+        else:
+            self._run_anew(self._folder)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds; False if it still runs."""
@@ -239,6 +239,18 @@ class MosquittoProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _launch(self, folder: Path) -> None:
+        """Run it with the files in `folder`, and wait until it listens."""
+        log = folder / "mosquitto.log"
+        self._process = _run(self._program or find_mosquitto(), folder / "mosquitto.conf", log)
+        self._end = weakref.finalize(self, _end, self._process)
+        self._wait_ready(self._process, log)
+
+    def _run_anew(self, folder: Path) -> None:
+        if self._end is not None:
+            self._end()
+        self._launch(folder)
+
     def _make_folder(self) -> Path:
         if self._state_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="sled-mosquitto-")
@@ -255,12 +267,15 @@ class MosquittoProcess:
         if self._security.access is None:
             return MosquittoFiles()
         access, tls = read_access(self._security.access), self._security.tls
+        known = frozenset(identity.name for identity in access.identities)
         acl, passwords = folder / "mosquitto.acl", folder / "mosquitto.passwords"
         if tls is not None and tls.ca is not None:
             _write(acl, mosquitto_acl(access))
+            self._known = known
             return MosquittoFiles(acl)
         _write(passwords, mosquitto_passwords(access))
         _write(acl, mosquitto_acl(access))
+        self._known = known
         return MosquittoFiles(acl, passwords)
 
     def _wait_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -280,7 +295,11 @@ class MosquittoProcess:
             raise BrokerStartError(f"Mosquitto did not start ({error}): see {log}") from error
 
 
-def _run(program: Path, config: Path, log: Path) -> subprocess.Popen[bytes]:
+def _run(program: Path | None, config: Path, log: Path) -> subprocess.Popen[bytes]:
+    if program is None:
+        raise BrokerStartError(
+            "Mosquitto is not installed: install it (Debian: apt install mosquitto) or choose the embedded broker"
+        )
     try:
         with log.open("wb") as output:
             return subprocess.Popen(

@@ -28,7 +28,7 @@ class Security:
     access: Path | None = None
 
     def stamp(self) -> tuple[tuple[int, int] | None, ...]:
-        """Return something that differs once one of the files was replaced, to know when to reload."""
+        """Return something that differs once a file was replaced, or its mode changed, to know when to reload."""
         files = [self.access]
         if self.tls is not None:
             files += [self.tls.certificate, self.tls.key, self.tls.ca, self.tls.crl]
@@ -68,6 +68,6 @@ def place(host: str, security: Security) -> str:
 
 def _stamp(file: Path | None) -> tuple[int, int] | None:
     try:
-        return None if file is None else ((status := file.stat()).st_mtime_ns, status.st_ino)
+        return None if file is None else ((status := file.stat()).st_ctime_ns, status.st_ino)
     except OSError:
         return None

@@ -25,7 +25,8 @@ _HEAD: Final = """\
 %%   authorization.no_match = deny
 %%   authorization.sources = [{type = file, enable = true, path = "acl.conf"}]
 %%
-%% and on a listener with ssl_options.verify = verify_peer, fail_if_no_peer_cert = true and enable_crl_check = true.
+%% and on a listener with ssl_options.verify = verify_peer and fail_if_no_peer_cert = true. Who is revoked is not in
+%% this file, and so may do nothing. EMQX finds revocation lists by an address in the certificate; there is none in these.
 """
 
 

@@ -108,7 +108,9 @@ class DeviceReport(Struct, frozen=True):
         if self.tokens:
             lines.append(f"  open tokens: {self.tokens}")
         if self.state == "revoked":
-            lines.append("  the broker must read the revocation list again; restart it to cut an open connection")
+            lines.append(
+                "  the broker must read the access file and the revocation list again, as `sled broker` does by itself"
+            )
         return "\n".join(lines)
 
 

@@ -137,7 +137,7 @@ _WATCHDOGS: Final = {
         "WatchdogSec=180"
     ),
     ServiceRole.VERIFIER: "WatchdogSec=120",
-    ServiceRole.BROKER: "WatchdogSec=120",
+    ServiceRole.BROKER: "WatchdogSec=120\n# A thousand connections, and the files beside them.\nLimitNOFILE=4096",
 }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import math
+import os
 import signal
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from broker.security import Security
 
 _log = logging.getLogger("sled")
+
+_RELOAD_AGAIN: Final = 2.0
+"""Seconds after which a broker tries again to read files that it could not read, or write rules that it could not."""
 
 
 class MetricsError(Exception):
@@ -90,7 +95,9 @@ def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None, s
         signal.signal(number, stop)
     _log.info("%s listens at %s:%d", broker.name, broker.host, broker.port)
     notifier.tell("READY=1", f"STATUS={broker.name} listens at {broker.host}:{broker.port}")
+    _warn(broker, security)
     every = (notifier.watchdog or math.inf) / CHECKS
+    reload_at = 0.0
     look_at = time.monotonic() + every
     while not stopped:
         if time.monotonic() >= look_at:
@@ -99,19 +106,32 @@ def run_broker(engine: BrokerEngine, host: str, port: int, state: Path | None, s
             notifier.tell("WATCHDOG=1" if well else f"STATUS={broker.name} says nothing to a newcomer")
         if broker.wait(0.5) and not stopped:  # a signal may have been meant for both
             raise BrokerStartError(f"{broker.name} ended by itself: start it again, and see the system's log for why")
-        if (now := security.stamp()) != stamp:
-            stamp = now
-            _reload(broker)
+        if (now := security.stamp()) != stamp and time.monotonic() >= reload_at:
+            if _reload(broker, notifier):
+                stamp = now
+            else:
+                reload_at = time.monotonic() + _RELOAD_AGAIN
     broker.stop()
 
 
-def _reload(broker: RunningBroker) -> None:
+def _warn(broker: RunningBroker, security: Security) -> None:
+    if security.tls is not None and security.tls.ca is not None and security.tls.crl is None:
+        _log.warning("without --crl a certificate that was revoked gets in again once its name is given to another")
+    if broker.name == "mosquitto" and os.geteuid() == 0 and not ipaddress.ip_address(broker.host).is_loopback:
+        _log.warning("Mosquitto keeps the rights of root: run it as another user, or by `sled install broker`")
+
+
+def _reload(broker: RunningBroker, notifier: Notifier) -> bool:
+    """Have it read its files again; False if it cannot, for a reason that may pass (a full disk, a copy half-way)."""
     try:
         broker.reload()
     except BrokerError as error:
-        _log.error("%s; what was read before stays in force", error)
-    else:
-        _log.info("%s has read its files again", broker.name)
+        _log.error("%s; what was read before stays in force, and is read again in %g s", error, _RELOAD_AGAIN)
+        notifier.tell(f"STATUS={broker.name} cannot read its files again: {error}")
+        return False
+    _log.info("%s has read its files again", broker.name)
+    notifier.tell(f"STATUS={broker.name} listens at {broker.host}:{broker.port}")
+    return True
 
 
 class VerifierSettings(Struct, frozen=True):

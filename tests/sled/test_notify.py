@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from broker.access_file import encode_access
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from broker.run import start_broker
@@ -22,6 +23,7 @@ from schemas.digest import tokenizer_digest
 from schemas.messages import VERSION, VerifierState
 from schemas.topics import Topics
 from sled.notify import Notifier, Progress, attended
+from tests.broker.brokers import ALL, allow
 from tests.conftest import require
 from tests.models.tiny import save_tokenizer
 
@@ -213,6 +215,31 @@ def test_a_broker_says_where_it_listens(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.wait(10)
+
+
+def test_a_broker_reads_its_files_until_it_can(tmp_path: Path) -> None:
+    """What is in its way may go by itself, as a full disk does: a revocation must not be lost over it."""
+    require("mosquitto")
+    access, state = tmp_path / "access.json", tmp_path / "state"
+    access.write_text(encode_access(allow(("#", ALL), names=("pi", "gpu"))))
+    options = ["--engine", "mosquitto", "--port", "0", "--access", str(access), "--state", str(state)]
+    with Manager(str(tmp_path / "notify")) as manager:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sled", "broker", *options], env={**os.environ, "NOTIFY_SOCKET": manager.address}
+        )
+        try:
+            manager.until(lambda lines: "READY=1" in lines)
+            (state / "mosquitto.acl.new").mkdir()
+            (tmp_path / "new").write_text(encode_access(allow(("#", ALL), names=("gpu",))))
+            (tmp_path / "new").replace(access)
+            manager.until(lambda lines: "cannot read its files again" in lines[0])
+            assert "user pi" in (state / "mosquitto.acl").read_text()
+            (state / "mosquitto.acl.new").rmdir()
+            manager.until(lambda lines: " listens at " in lines[0])
+            assert "user pi" not in (state / "mosquitto.acl").read_text()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
 
 
 def test_a_broker_is_alive_while_it_answers_newcomers(tmp_path: Path) -> None:
