@@ -36,6 +36,7 @@ from verifier.admission import Target
 from verifier.backpressure import draining
 from verifier.engine.segment import Segment
 from verifier.ledger import Effect, Key, Ledger, Release, Reply, Work
+from verifier.linger import Linger
 from verifier.metrics import VerifierMetrics
 from verifier.pace import SMOOTHING, Pace
 from verifier.scheduler import STEP_TOKENS, Batching, Candidate, Continuous, Moment, Share
@@ -152,6 +153,7 @@ class Verifier:
         self._batch: list[_Part] | None = None
         self._pace = Pace(self._verifier, getattr(options.batching, "step_tokens", STEP_TOKENS))
         self._wake_at: float | None = None
+        self._linger = Linger()
         self._alive_asked = False
         self._heartbeat = 0
         self._turns = 0
@@ -378,8 +380,12 @@ class Verifier:
             self._engine.release(key.to_bytes())
         self._released.clear()
         works = list((self._started | {work.key: work for work in self._ledger.ready()}).values())
-        candidates = [self._candidate(work) for work in works]
         now = self._clock()
+        reading = bool(works) and not any(work.choose or work.key in self._started for work in works)
+        self._wake_at = self._linger.until(now, reading=reading)
+        if self._wake_at is not None:
+            return
+        candidates = [self._candidate(work) for work in works]
         moment = Moment(now, self._ledger.live, self._engine.budget_tokens, self._pace.speed)
         plan = self._options.batching.plan(candidates, moment)
         self._wake_at = plan.wake_at
