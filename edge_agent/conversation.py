@@ -32,6 +32,7 @@ from schemas import codec
 from schemas.messages import AnswerEvent, FinishReason, ReviseEvent, Statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Literal
 
     from edge_agent.policy import Policy
@@ -162,7 +163,7 @@ class Conversation:
             self.target = event.terms.target
             self._around.spool.keep_target(self.request.session, self.target)
         before, had_fallen = self._session.state, self._session.fallen_back
-        for effect in self._session.receive(event, self._around.now()):
+        for effect in _soonest(self._session.receive(event, self._around.now())):
             self._carry_out(effect)
         self._log_change(event, before, had_fallen=had_fallen)
         if self._answer.stopped and not self.over:
@@ -343,3 +344,13 @@ class Conversation:
 def _rules(rules: OutageRules, request: Spooled) -> OutageRules:
     """Return what holds for a request: only an app that can take text back is shown provisional tokens."""
     return STALL if rules.mode is OutageMode.REVISE and not request.revise else rules
+
+
+def _soonest(effects: Sequence[Effect]) -> list[Effect]:
+    """Put first what another thread or machine goes on with: a draft, or a bundle. What is shown can wait for it.
+
+    Nothing is sent or shown before it is on disk; a draft is neither.
+    """
+    if any(isinstance(effect, PublishDraft) for effect in effects):
+        return sorted(effects, key=lambda effect: isinstance(effect, Emit | Preview))
+    return sorted(effects, key=lambda effect: not isinstance(effect, Draft))

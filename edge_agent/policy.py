@@ -36,20 +36,25 @@ class Outcome(msgspec.Struct, frozen=True):
         committed: tokens that the round added to the log.
         seconds: since the round before was taken in; None where that says nothing about a usual round: something was
             resent, an outage or a resync lay between, or the round opened an epoch, so that the prompt was read in it.
+        sent: how many tokens the round's draft had.
+        step: seconds that the target took to judge them, in one step with whoever else was in it; None where `seconds`
+            is.
     """
 
     proposals: tuple[Proposal, ...]
     accepted: int
     committed: int
     seconds: float | None = None
+    sent: int = 0
+    step: float | None = None
 
 
 class Policy(Protocol):
     """Says after each drafted token whether the draft is long enough, and learns from what became of it.
 
-    The token that falls past a threshold ends the draft and is still sent, as its last token. It has been computed
-    already, checking one position more costs the server next to nothing, and with a chance of about its confidence it
-    is accepted after all. It also means that a round always drafts at least one token. A measure that is not a number
+    The token that falls past a threshold ends the draft and is still sent, as its last token: it has been computed
+    already, and with a chance of about its confidence it is accepted after all. (`CostAware` asks whether that is worth
+    the server's time.) It also means that a round always drafts at least one token. A measure that is not a number
     counts as past the threshold: a drafter that lost it is not a sure drafter.
 
     A verdict may leave extras, tokens drafted while it was awaited. They are the beginning of the next draft, so the
@@ -64,6 +69,14 @@ class Policy(Protocol):
 
     def enough(self, draft: Sequence[Proposal]) -> bool:
         """Say whether to stop drafting and send.
+
+        Args:
+            draft: what is drafted and not yet verified, oldest first.
+        """
+        ...
+
+    def worth(self, draft: Sequence[Proposal]) -> int:
+        """Say how many of the drafted tokens, from the first, are worth their place in a bundle; at least one of some.
 
         Args:
             draft: what is drafted and not yet verified, oldest first.
@@ -90,6 +103,10 @@ class Policy(Protocol):
 
 class _Unlearned(msgspec.Struct, frozen=True):
     """A policy that stays as it is, and drafts ahead as far as it may, since waiting costs no time."""
+
+    def worth(self, draft: Sequence[Proposal]) -> int:
+        """All of them."""
+        return len(draft)
 
     def ahead(self, draft: Sequence[Proposal]) -> bool:  # noqa: ARG002 -- whatever it is
         """Always true."""

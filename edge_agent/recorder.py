@@ -70,6 +70,10 @@ class Recorder:
         """Return what the policy says."""
         return self._policy.enough(draft)
 
+    def worth(self, draft: Sequence[Proposal]) -> int:
+        """Return what the policy says."""
+        return self._policy.worth(draft)
+
     def ahead(self, draft: Sequence[Proposal]) -> bool:
         """Return what the policy says."""
         return self._policy.ahead(draft)

@@ -20,7 +20,7 @@ class Asked(Struct, frozen=True):
     proposals: tuple[Proposal, ...] = ()
     run: int = 0
 
-    def outcome(self, log: Log, new: tuple[int, ...], seconds: float | None) -> Outcome:
+    def outcome(self, log: Log, new: tuple[int, ...], seconds: float | None, step: float | None = None) -> Outcome:
         """Return what became of the round's draft when a verdict adds `new` to `log`.
 
         What counts is where the draft continues the log as it was until now. An earlier part was settled by the verdict
@@ -30,6 +30,7 @@ class Asked(Struct, frozen=True):
             log: before the tokens are added.
             new: the tokens.
             seconds: that the round took; None where that says nothing about a usual one.
+            step: seconds of them that the target took; None likewise.
         """
         behind = len(log) - self.base
         settled = tuple(proposal.token for proposal in self.proposals[:behind])
@@ -42,7 +43,7 @@ class Asked(Struct, frozen=True):
             accepted += 1
         if accepted == len(new):  # the text or its room ended here: nobody has judged the next one
             proposals = proposals[:accepted]
-        return Outcome(proposals, accepted, len(new), seconds)
+        return Outcome(proposals, accepted, len(new), seconds, len(self.proposals), step)
 
 
 class Rounds:

@@ -333,6 +333,8 @@ class Session:
         assert self._terms is not None
         base = len(self.log)
         most = MAX_DRAFT_TOKENS if self._pending.shown else self.longest_draft
+        if not resend:
+            most = min(most, self._policy.worth(self._pending.proposals))
         # The verdict adds one token of the target's own, so a draft as long as the limit would waste its last place.
         proposals = tuple(self._pending.proposals[: min(most, self._max_tokens - base - 1)])
         draft = tuple(proposal.token for proposal in proposals)
@@ -521,7 +523,8 @@ class Session:
         if new:
             asked = self._count(verdict)
             seconds = now - since if usual and since is not None else None
-            self._policy.learn(asked.outcome(self.log, new, seconds))
+            step = None if seconds is None or not verdict.step_time else verdict.step_time / 1e6
+            self._policy.learn(asked.outcome(self.log, new, seconds, step))
             self._draft_hint, self._run_hint = verdict.draft_hint, verdict.run_hint or self._most_run
             self._step_time = verdict.step_time / 1e6 or self._step_time
             self.log.extend(new)

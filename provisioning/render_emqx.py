@@ -26,7 +26,7 @@ _HEAD: Final = """\
 %%   authorization.sources = [{type = file, enable = true, path = "acl.conf"}]
 %%
 %% and on a listener with ssl_options.verify = verify_peer and fail_if_no_peer_cert = true. Who is revoked is not in
-%% this file, and so may do nothing. EMQX finds revocation lists by an address in the certificate; there is none in these.
+%% this file, and so may do nothing. EMQX finds revocation lists by an address in the certificate; these have none.
 """
 
 

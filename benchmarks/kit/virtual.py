@@ -206,6 +206,7 @@ class _Answer:
         tokens = right[: accepted + 1 + bundle.run]
         steps = 1 + max(0, len(tokens) - accepted - 1)
         last = bundle.base + len(tokens) == len(answer) and self._text.finished
+        step = costs.step + costs.position * len(bundle.draft)
         verdict = Verdict(
             VERSION,
             "verdict",
@@ -217,6 +218,7 @@ class _Answer:
             accepted,
             self._session.log.digest_with(bundle.base, tokens),
             "stop" if last else None,
+            step_time=round(step * 1e6),
         )
         reading = 0.0 if self._read else costs.reading * len(self._text.prompt)
         self._read = True

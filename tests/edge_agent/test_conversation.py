@@ -68,6 +68,7 @@ class Device:
         self.clock = 100.0
         self.published: list[Published] = []
         self.wishes: list[tuple[bytes, Draft]] = []
+        self.order: list[str] = []
         self.doubts: list[tuple[str, float | None]] = []
         self.say = Delivery(self.device, self.topics, self.spool, self.publish, self.now).say
 
@@ -86,10 +87,12 @@ class Device:
     ) -> None:
         family = self.topics.parse(topic).family
         assert retain == (family is Family.SESSION)
+        self.order.append(family.name)
         self.published.append(Published(family, payload, retain, self.spool.progress(SESSION), expiry))
 
     def draft(self, session: bytes, wish: Draft) -> None:
         self.wishes.append((session, wish))
+        self.order.append("a wish")
 
     def doubt(self, verifier: str, seconds: float | None) -> None:
         self.doubts.append((verifier, seconds))
@@ -213,6 +216,24 @@ def test_tokens_are_durable_before_they_are_shown(device: Device) -> None:
     shown = device.published[-1]
     assert shown.spooled.committed == tuple("Hä".encode())
     assert device.events() == [TokenEvent("ask-1", 0, 0, 0, "Hä", tuple("Hä".encode()))]
+
+
+def test_the_drafter_goes_on_before_tokens_are_shown(device: Device) -> None:
+    """It works beside that, on a thread of its own."""
+    conversation = started(device)
+    conversation.receive(say("Hä"))
+    assert device.order[-2:] == ["a wish", "ANSWER"]
+
+
+def test_a_bundle_is_sent_before_tokens_are_shown_but_not_before_they_are_durable(device: Device) -> None:
+    """Where the next draft is there already."""
+    conversation = started(device)
+    for token in (3, 4):
+        conversation.receive(Drafted(device.wishes[-1][1].branch, Proposal(token, 0.9)))
+    sent = len(device.order)
+    conversation.receive(say("\x01"))
+    assert device.order[sent : sent + 2] == ["DRAFT", "ANSWER"]
+    assert all(message.spooled.committed == (1,) for message in device.published[-2:])
 
 
 def test_events_are_numbered_with_offsets_in_code_points(device: Device) -> None:

@@ -31,7 +31,8 @@ DRAFTS = st.lists(PROPOSALS, max_size=LONGEST + 2)
 def outcomes(draw: st.DrawFn) -> Outcome:
     proposals = tuple(draw(st.lists(PROPOSALS, max_size=8)))
     accepted = draw(st.integers(0, len(proposals)))
-    return Outcome(proposals, accepted, accepted + 1, draw(st.none() | st.floats(0.001, 2)))
+    seconds, step = draw(st.none() | st.floats(0.001, 2)), draw(st.none() | st.floats(0.05, 0.12))
+    return Outcome(proposals, accepted, accepted + 1, seconds, draw(st.integers(0, 8)), step)
 
 
 def model(confidence: float, seconds: float = 0.0) -> Proposal:
@@ -58,8 +59,23 @@ def drafted(policy: CostAware, draft: list[Proposal]) -> int:
 # The rule, written out ------------------------------------------------------------------------------------------------
 
 
+def per_token(lessons: list[Outcome]) -> float:
+    """v: the slope of the step over the tokens sent, fitted to all steps at once, with half a token² of doubt."""
+    steps = [(lesson.sent, lesson.step) for lesson in lessons if lesson.sent and lesson.step is not None]
+    if not steps:
+        return 0.0
+    weights = [0.98 ** (len(steps) - 1 - number) for number in range(len(steps))]
+    weighted = [(weight, *each) for weight, each in zip(weights, steps, strict=True)]
+    tokens = sum(weight * sent for weight, sent, _ in weighted) / sum(weights)
+    seconds = sum(weight * step for weight, _, step in weighted) / sum(weights)
+    around = [(weight, sent - tokens, step - seconds) for weight, sent, step in weighted]
+    variance = sum(weight * sent * sent for weight, sent, _ in around) / sum(weights)
+    covariance = sum(weight * sent * step for weight, sent, step in around) / sum(weights)
+    return min(max(0.0, covariance / (variance + 0.5)), seconds)
+
+
 def worth_it(lessons: list[Outcome], draft: list[Proposal]) -> bool | None:
-    """Whether P_k·q > r·d, from all that happened since the beginning; None where r or d is not known."""
+    """Whether P_k·q > r·(d + v), from all that happened since the beginning; None where r or d is not known."""
     calibration = Calibration()
     for lesson in lessons:
         calibration.learn(lesson.proposals, lesson.accepted)
@@ -74,7 +90,7 @@ def worth_it(lessons: list[Outcome], draft: list[Proposal]) -> bool | None:
         return None
     tokens = sum(weight * lesson.committed for weight, lesson in zip(weights, timed, strict=True))
     seconds = sum(weight * (lesson.seconds or 0) for weight, lesson in zip(weights, timed, strict=True))
-    margin = chance - max(tokens / seconds * median(measured), LEAST_CHANCE)
+    margin = chance - max(tokens / seconds * (median(measured) + per_token(lessons)), LEAST_CHANCE)
     return margin > 0 if abs(margin) > 1e-9 else None
 
 
@@ -87,6 +103,41 @@ def test_decision_is_that_of_the_rule(lessons: list[Outcome], draft: list[Propos
             assert policy.enough(draft[:length])
         elif expected is not None:
             assert policy.enough(draft[:length]) == (not expected)
+
+
+@given(lessons=st.lists(outcomes(), max_size=12), draft=DRAFTS)
+def test_what_is_sent_is_that_of_the_rule(lessons: list[Outcome], draft: list[Proposal]) -> None:
+    """P_k > r·v, but one token at least."""
+    policy = taught(*lessons)
+    timed = [lesson for lesson in lessons if lesson.proposals and lesson.seconds is not None]
+    weights = [0.9 ** (len(timed) - 1 - number) for number in range(len(timed))]
+    seconds = sum(weight * (lesson.seconds or 0) for weight, lesson in zip(weights, timed, strict=True))
+    tokens = sum(weight * lesson.committed for weight, lesson in zip(weights, timed, strict=True))
+    least = tokens / seconds * per_token(lessons) if timed else 0.0
+    chances = [
+        math.prod(policy.calibration.chance(each) for each in draft[:length]) for length in range(1, len(draft) + 1)
+    ]
+    if all(abs(chance - least) > 1e-9 for chance in chances):
+        assert policy.worth(draft) == max(min(1, len(draft)), sum(chance > least for chance in chances))
+
+
+def test_the_more_a_token_takes_to_check_the_shorter_the_draft() -> None:
+    def steps(per_token: float) -> list[Outcome]:
+        sure = (model(0.9, 0.005),)
+        return [Outcome(sure * sent, sent, sent + 1, 0.1, sent, 0.08 + per_token * sent) for sent in (1, 3, 5, 7) * 8]
+
+    cheap, dear = taught(*steps(0.0)), taught(*steps(0.02))
+    unsure = [model(0.4)] * LONGEST
+    assert drafted(cheap, unsure) > drafted(dear, unsure)
+    assert cheap.worth(unsure) == LONGEST > dear.worth(unsure) >= 1
+
+
+def test_a_step_that_did_something_else_too_is_left_out() -> None:
+    """One that read a prompt of somebody, with a long draft."""
+    rounds = [Outcome((model(0.9, 0.005),) * sent, sent, sent + 1, 0.1, sent, 0.08) for sent in (1, 3, 5, 7) * 8]
+    unsure = [model(0.4)] * LONGEST
+    long = Outcome((model(0.9, 0.005),) * 8, 8, 9, 0.1, 8, 0.9)
+    assert taught(*rounds, long).worth(unsure) == taught(*rounds).worth(unsure) == LONGEST
 
 
 @given(lessons=st.lists(outcomes(), max_size=12), draft=DRAFTS)

@@ -43,6 +43,8 @@ def test_line_has_every_field_by_its_name(path: Path) -> None:
         "accepted": 1,
         "committed": 2,
         "seconds": 0.5,
+        "sent": 0,
+        "step": None,
     }  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def test_session_is_recorded(path: Path) -> None:
     machine = awaiting(policy=Recorder(Confidence(0.5, 2), path))
     machine.tell(verdict(1, (21, 30), accepted=1))
     (line,) = path.read_bytes().splitlines()
-    assert msgspec.json.decode(line, type=Outcome) == Outcome((Proposal(21, 0.9), Proposal(22, 0.9)), 1, 2)
+    assert msgspec.json.decode(line, type=Outcome) == Outcome((Proposal(21, 0.9), Proposal(22, 0.9)), 1, 2, sent=2)
 
 
 def test_place_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:

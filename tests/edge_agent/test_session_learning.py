@@ -11,7 +11,7 @@ from edge_agent.drafters.drafter import Proposal
 from edge_agent.events import ContextLost, LinkDown, LinkUp, Placed, TimerFired
 from edge_agent.policy import Outcome
 from edge_agent.session import State
-from tests.edge_agent.machine import END, Machine, awaiting, drafting, refusal, resync, terms, verdict
+from tests.edge_agent.machine import END, Machine, awaiting, drafting, refusal, resync, sent, terms, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,13 +25,17 @@ class Pupil:
 
     calibration: Calibration | None = None
 
-    def __init__(self, length: int = 2, ahead: int = 100) -> None:
+    def __init__(self, length: int = 2, ahead: int = 100, worth: int = 100) -> None:
         self.max_draft = length
+        self._worth = worth
         self.lessons: list[Outcome] = []
         self._ahead = ahead
 
     def enough(self, draft: Sequence[Proposal]) -> bool:
         return len(draft) >= self.max_draft
+
+    def worth(self, draft: Sequence[Proposal]) -> int:
+        return min(len(draft), self._worth)
 
     def ahead(self, draft: Sequence[Proposal]) -> bool:
         return len(draft) < self._ahead
@@ -43,6 +47,18 @@ class Pupil:
 @pytest.fixture
 def pupil() -> Pupil:
     return Pupil()
+
+
+def lesson(
+    proposals: tuple[Proposal, ...],
+    accepted: int,
+    committed: int,
+    seconds: float | None = None,
+    *,
+    sent: int | None = None,
+) -> Outcome:
+    """What a round teaches whose draft was judged whole, unless `sent` says that it had more tokens."""
+    return Outcome(proposals, accepted, committed, seconds, len(proposals) if sent is None else sent)
 
 
 def drafts(*tokens: int) -> tuple[Proposal, ...]:
@@ -57,36 +73,36 @@ def drafts(*tokens: int) -> tuple[Proposal, ...]:
 def test_verdict_teaches_what_of_its_draft_was_accepted(pupil: Pupil, tokens: tuple[int, ...], accepted: int) -> None:
     machine = awaiting(23, 24, policy=pupil)
     machine.tell(verdict(1, tokens, accepted=accepted))
-    assert pupil.lessons == [Outcome(drafts(21, 22), accepted, len(tokens), None)]
+    assert pupil.lessons == [lesson(drafts(21, 22), accepted, len(tokens), None)]
 
 
 def test_verdict_is_believed_by_its_tokens_not_by_its_count(pupil: Pupil) -> None:
     awaiting(policy=pupil).tell(verdict(1, (21, 30), accepted=1000))
-    assert pupil.lessons == [Outcome(drafts(21, 22), 1, 2)]
+    assert pupil.lessons == [lesson(drafts(21, 22), 1, 2)]
 
 
 def test_last_verdict_teaches_too(pupil: Pupil) -> None:
     awaiting(policy=pupil).tell(verdict(1, (21, END), accepted=1, finish="stop"))
-    assert pupil.lessons == [Outcome(drafts(21, 22), 1, 2)]
+    assert pupil.lessons == [lesson(drafts(21, 22), 1, 2)]
 
 
 def test_draft_cut_by_the_token_limit_was_not_rejected_where_it_was_cut(pupil: Pupil) -> None:
     """A verifier may allow fewer tokens than the agent, or split what it has to say."""
     awaiting(policy=pupil).tell(verdict(1, (21,), accepted=1, finish="length"))
-    assert pupil.lessons == [Outcome(drafts(21), 1, 1)]
+    assert pupil.lessons == [lesson(drafts(21), 1, 1, sent=2)]
 
 
 def test_draft_cut_by_an_end_token_was_not_rejected_behind_it(pupil: Pupil) -> None:
     """The target may know more end tokens than it has told."""
     awaiting(policy=pupil).tell(verdict(1, (21,), accepted=1, finish="stop"))
-    assert pupil.lessons == [Outcome(drafts(21), 1, 1)]
+    assert pupil.lessons == [lesson(drafts(21), 1, 1, sent=2)]
 
 
 def test_verdict_without_a_draft_teaches_that_there_was_none(pupil: Pupil) -> None:
     machine = drafting(policy=pupil, run=4)
     machine.draft(None)
     machine.tell(verdict(1, (21, 22, 23)))
-    assert pupil.lessons == [Outcome((), 0, 3)]
+    assert pupil.lessons == [lesson((), 0, 3)]
 
 
 def test_verdict_that_adds_nothing_teaches_nothing(pupil: Pupil) -> None:
@@ -104,14 +120,14 @@ def test_answer_to_the_first_sending_is_about_the_draft_of_the_first_sending(pup
     machine = awaiting(23, policy=pupil)
     machine.tell(TimerFired())  # round 2 carries the extra
     machine.tell(verdict(1, (21, 22, 30), accepted=2))
-    assert pupil.lessons == [Outcome(drafts(21, 22), 2, 3)]
+    assert pupil.lessons == [lesson(drafts(21, 22), 2, 3)]
 
 
 def test_answer_to_the_resend_is_about_its_extras_too(pupil: Pupil) -> None:
     machine = awaiting(23, policy=pupil)
     machine.tell(TimerFired())
     machine.tell(verdict(2, (21, 22, 30), accepted=2))
-    assert pupil.lessons == [Outcome(drafts(21, 22, 23), 2, 3)]
+    assert pupil.lessons == [lesson(drafts(21, 22, 23), 2, 3)]
 
 
 def test_late_answer_to_an_earlier_round_teaches_no_draft(pupil: Pupil) -> None:
@@ -119,7 +135,7 @@ def test_late_answer_to_an_earlier_round_teaches_no_draft(pupil: Pupil) -> None:
     machine.tell(TimerFired())
     machine.tell(verdict(2, (21, 30)))
     machine.tell(verdict(1, (21, 30, 31)))
-    assert pupil.lessons == [Outcome(drafts(21, 22), 1, 2), Outcome((), 0, 1)]
+    assert pupil.lessons == [lesson(drafts(21, 22), 1, 2), lesson((), 0, 1)]
 
 
 def test_answer_that_overlaps_the_log_teaches_only_what_it_adds(pupil: Pupil) -> None:
@@ -131,9 +147,9 @@ def test_answer_that_overlaps_the_log_teaches_only_what_it_adds(pupil: Pupil) ->
     machine.tell(verdict(2, (21, 22, 23, 24, 26), accepted=4))
     machine.tell(verdict(3, (24, 26, 27), after=(21, 22, 23), accepted=1))
     assert pupil.lessons == [
-        Outcome(drafts(21, 22), 2, 3),
-        Outcome(drafts(24), 1, 2),
-        Outcome((), 0, 1),
+        lesson(drafts(21, 22), 2, 3),
+        lesson(drafts(24), 1, 2, sent=4),
+        lesson((), 0, 1, sent=2),
     ]
 
 
@@ -143,7 +159,7 @@ def test_answer_that_overlaps_a_log_which_contradicts_its_draft_teaches_nothing_
     machine.tell(TimerFired())
     machine.tell(verdict(1, (21, 30), accepted=1))
     machine.tell(verdict(2, (21, 30, 23, 24), accepted=1))
-    assert pupil.lessons == [Outcome(drafts(21, 22), 1, 2), Outcome((), 0, 2)]
+    assert pupil.lessons == [lesson(drafts(21, 22), 1, 2), lesson((), 0, 2, sent=4)]
 
 
 def test_answer_from_another_base_than_was_asked_for_is_read_at_the_place_of_the_draft(pupil: Pupil) -> None:
@@ -152,7 +168,7 @@ def test_answer_from_another_base_than_was_asked_for_is_read_at_the_place_of_the
     machine.tell(verdict(1, (21, 22, 23), accepted=2))
     machine.draft(23, 25)
     machine.tell(verdict(2, (23, 25, 26), after=(21, 22), accepted=0))
-    assert pupil.lessons[1:] == [Outcome(drafts(23, 25), 0, 2, 0.0)]
+    assert pupil.lessons[1:] == [lesson(drafts(23, 25), 0, 2, 0.0)]
 
 
 # How long it took -----------------------------------------------------------------------------------------------------
@@ -178,7 +194,19 @@ def answered(machine: Machine, number: int = 2) -> None:
 
 def test_round_lasts_from_verdict_to_verdict(pupil: Pupil) -> None:
     answered(second_round(pupil))
-    assert pupil.lessons == [Outcome(drafts(31, 32), 1, 2, 2.5)]
+    assert pupil.lessons == [lesson(drafts(31, 32), 1, 2, 2.5)]
+
+
+def test_round_tells_what_the_target_took_of_it(pupil: Pupil) -> None:
+    machine = second_round(pupil)
+    machine.now = 12.5
+    machine.tell(verdict(2, (31, 40), after=(21, 30), accepted=1, step_time=80_000))
+    assert [(each.seconds, each.sent, each.step) for each in pupil.lessons] == [(2.5, 2, 0.08)]
+
+
+def test_step_of_a_round_that_opens_an_epoch_says_nothing(pupil: Pupil) -> None:
+    awaiting(policy=pupil).tell(verdict(1, (21, 30), accepted=1, step_time=80_000))
+    assert [each.step for each in pupil.lessons] == [None]
 
 
 def test_round_that_opens_an_epoch_is_not_timed_since_the_prompt_is_read_in_it(pupil: Pupil) -> None:
@@ -207,13 +235,13 @@ def test_round_that_was_disturbed_is_not_timed_but_the_one_after_it_is(
     for event in events:
         machine.tell(event)
     answered(machine, number)
-    assert pupil.lessons == [Outcome(drafts(31, 32), 1, 2, None)]
+    assert pupil.lessons == [lesson(drafts(31, 32), 1, 2, None)]
     if machine.state() is State.OUTAGE:
         return
     machine.draft(41, 42)
     machine.now = 13.0
     machine.tell(verdict(4, (41, 50), after=(21, 30, 31, 40), accepted=1))
-    assert pupil.lessons[1:] == [Outcome(drafts(41, 42), 1, 2, 0.5)]
+    assert pupil.lessons[1:] == [lesson(drafts(41, 42), 1, 2, 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +257,7 @@ def test_round_whose_draft_was_disturbed_before_it_was_sent_is_not_timed(pupil: 
     machine.draft(32)
     machine.now = 12.0
     machine.tell(verdict(2, (31, 40), after=(21, 30), accepted=1, epoch=epoch))
-    assert pupil.lessons[1:] == [Outcome(drafts(31, 32), 1, 2, None)]
+    assert pupil.lessons[1:] == [lesson(drafts(31, 32), 1, 2, None)]
 
 
 def test_round_after_an_outage_while_drafting_is_not_timed(pupil: Pupil) -> None:
@@ -241,7 +269,26 @@ def test_round_after_an_outage_while_drafting_is_not_timed(pupil: Pupil) -> None
     machine.tell(LinkUp())
     machine.draft(32)
     machine.tell(verdict(2, (31, 40), after=(21, 30), accepted=1))
-    assert pupil.lessons[1:] == [Outcome(drafts(31, 32), 1, 2, None)]
+    assert pupil.lessons[1:] == [lesson(drafts(31, 32), 1, 2, None)]
+
+
+# What is worth sending ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_worth_it_stays_behind_and_may_be_the_next_draft() -> None:
+    pupil = Pupil(3, worth=1)
+    machine = drafting(policy=pupil)
+    machine.draft(21, 22)
+    assert [each.draft for each in sent(machine.draft(23))] == [(21,)]
+    machine.tell(verdict(1, (21, 22), accepted=1))
+    assert [each.draft for each in sent(machine.draft(24, 25))] == [(23,)]
+    assert pupil.lessons == [lesson(drafts(21), 1, 2)]
+
+
+def test_resend_carries_all() -> None:
+    machine = drafting(policy=Pupil(3, worth=1))
+    machine.draft(21, 22, 23)
+    assert [each.draft for each in sent(machine.tell(TimerFired()))] == [(21, 22, 23)]
 
 
 # Drafting ahead -------------------------------------------------------------------------------------------------------

@@ -165,6 +165,9 @@ class Pupil:
     def enough(self, draft: Sequence[Proposal]) -> bool:
         return self._policy.enough(draft)
 
+    def worth(self, draft: Sequence[Proposal]) -> int:
+        return self._policy.worth(draft)
+
     def ahead(self, draft: Sequence[Proposal]) -> bool:
         return self._policy.ahead(draft)
 
