@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from models.distill.batches import collate
+from models.distill.corpus import CHOICE
 from models.distill.forward import answer_states
 from models.distill.loss import distillation_loss, token_loss
 from models.distill.student import cut_student, spread_layers
-from models.distill.student_folder import Shape, fix_shape
+from models.distill.student_folder import Shape, check_shape, fix_shape
 from models.distill.teacher import Teacher
 from models.distill.texts import shared_prefix
 from models.distill.train import Recipe, State, Trainer, rate_factor
@@ -220,3 +221,9 @@ def test_shape_may_not_change(tmp_path: Path) -> None:
     fix_shape(tmp_path, shape)
     with pytest.raises(ModelError, match=r"begun with layers \(0, 1\), not \(0,\)"):
         fix_shape(tmp_path, Shape("abc", (0,), 10, 0))
+
+
+def test_a_training_of_a_release_that_held_out_other_texts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shape.json").write_text('{"target":"abc","layers":[0,1],"tokens":10,"seed":0}')
+    with pytest.raises(ModelError, match=r"begun by another release, which held out other texts.*but texts\.jsonl"):
+        check_shape(tmp_path, Shape("abc", (0, 1), 10, 0, CHOICE))
