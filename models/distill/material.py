@@ -196,11 +196,16 @@ class Gathering:
             read_answers(options.answers),
             self._tokenizer,
             Tokenizer.from_file(str(self._target / "tokenizer.json")),
-            end_token=min(self._engine.end_tokens, default=None),
+            end_token=self._end_token(),
             vocab_size=self._engine.vocab_size,
         )
         longest = min(self._engine.context_length, options.context)
         return [text for text in texts if len(text.ids) <= longest]
+
+    def _end_token(self) -> int | None:
+        """Return what the target ends an answer with, most likely: of several ids, the one its tokenizer names."""
+        known, ends = self._tokenizer.end_token, self._engine.end_tokens
+        return known if known in ends else min(ends, default=None)
 
     def _written(self, banned: set[int | str], judged: Mapping[bytes, Start]) -> list[Text]:
         """Let the target write until there are enough texts, or its share of the time is over."""

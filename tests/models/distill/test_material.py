@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from models.distill.student_folder import VOCABULARY
 from models.error import ModelError
 from models.progress import silent
 from tests.models.distill.targets import write_prompts
+from tests.models.tiny import save_llama
 from verifier.engine.load import load_engine
 
 if TYPE_CHECKING:
@@ -110,3 +112,18 @@ def test_given_answers_are_trained_on(library: Library, tmp_path: Path) -> None:
     assert not (tmp_path / "work" / "texts.jsonl").exists()
     with pytest.raises(ModelError, match="without the prompts"):
         library.gather(tmp_path / "work", answers=answers)
+
+
+def test_a_given_answer_ends_with_the_one_of_several_end_tokens_that_the_tokenizer_names(tmp_path: Path) -> None:
+    target = save_llama(tmp_path / "target")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((target / name).read_text())
+        (target / name).write_text(json.dumps(settings | {"eos_token_id": [250, 256, 300]}))
+    prompts = write_prompts(tmp_path / "prompts.jsonl", ["apple", "pear"])
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"id": 0, "answer": "red"}\n{"id": 1, "answer": "green"}\n')
+    for named, end in (("<end>", 256), ("a", 250)):  # the latter ends no text of this target
+        settings = json.loads((target / "tokenizer_config.json").read_text())
+        (target / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": named}))
+        material = Library(target).gather(tmp_path / "work", prompts=prompts, answers=answers)
+        assert {int(text.ids[-1]) for text in material.training + material.held_out} == {end}
