@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.distill.texts import Text
+    from models.progress import Progress
 
 
 class Library:
@@ -32,11 +33,11 @@ class Library:
         self._tokenizer = ChatTokenizer.load(target)
         self._engine = load_engine(target, dtype="float32", device="cpu", kv_budget_bytes=1 << 24, threads=1)
 
-    def gather(self, work: Path, **options: Any) -> Material:
+    def gather(self, work: Path, *, progress: Progress = silent, **options: Any) -> Material:
         """Texts, six of them unless told otherwise."""
         work.mkdir(exist_ok=True)
         chosen = Options(**({"texts": 6, "batch": 4} | options))
-        return Gathering(self._engine, self._target, self._tokenizer, work, chosen, silent).run()
+        return Gathering(self._engine, self._target, self._tokenizer, work, chosen, progress).run()
 
     def prompts(self, texts: list[Text]) -> set[str]:
         """What was asked, in small letters."""
@@ -52,11 +53,18 @@ def library(llama: Path) -> Library:
 def test_evaluation_prompts_are_not_trained_on(library: Library, tmp_path: Path) -> None:
     training = write_prompts(tmp_path / "training.jsonl", ["apple", "pear", "plum", "fig"])
     evaluation = write_prompts(tmp_path / "evaluation.jsonl", ["Plum ", "cherry"])
-    material = library.gather(tmp_path / "work", prompts=training, evaluation=evaluation)
+    steps: list[str] = []
+    material = library.gather(
+        tmp_path / "work",
+        prompts=training,
+        evaluation=evaluation,
+        progress=lambda step, done, total: steps.append(step),
+    )
     assert library.prompts(material.training + material.held_out) == {"apple", "pear", "fig"}
     assert library.prompts(material.evaluation) == {"plum", "cherry"}
     (warning,) = material.warnings
     assert warning.startswith("1 of the 4 training prompts are among the 2 evaluation prompts")
+    assert steps.index(f"Warning: {warning}") < steps.index("Writing answers")
 
 
 def test_evaluation_on_the_training_prompts_is_refused(library: Library, tmp_path: Path) -> None:
@@ -72,10 +80,14 @@ def test_texts_of_an_earlier_run_are_left_out_where_they_are_evaluation_prompts_
     training = write_prompts(tmp_path / "training.jsonl", ["apple", "pear", "plum", "fig"])
     assert len(library.gather(work, prompts=training).training) == 3
     evaluation = write_prompts(tmp_path / "evaluation.jsonl", ["plum", "fig"])
-    material = library.gather(work, evaluation=evaluation, texts=4)
+    steps: list[str] = []
+    material = library.gather(
+        work, evaluation=evaluation, texts=4, progress=lambda step, done, total: steps.append(step)
+    )
     assert library.prompts(material.training + material.held_out) == {"apple", "pear"}
     (warning,) = material.warnings
     assert warning.startswith("2 of the 4 training texts were answers to evaluation prompts")
+    assert f"Warning: {warning}" in steps
     everything = write_prompts(tmp_path / "everything.jsonl", ["apple", "pear", "plum", "fig"])
     with pytest.raises(ModelError, match=r"All 4 texts in .*work are answers to prompts of"):
         library.gather(work, evaluation=everything, texts=4)
