@@ -2,7 +2,8 @@
 
 A drafter's confidence is its own model's, and says of the target only what verdicts show: a small model may be sure
 and wrong, a lookup unsure and right. So the confidences are sorted into bins, and per bin it is counted how often the
-target agreed (histogram binning: Zadrozny and Elkan 2001), per source and apart for greedy and sampled tokens.
+target agreed (histogram binning: Zadrozny and Elkan 2001), per source, which
+is a drafter's name and the weights it has, and apart for greedy and sampled tokens.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _CENTRES: Final = tuple((low + high) / 2 for low, high in pairwise((0.0, *EDGES,
 PRIOR_WEIGHT: Final = 4.0
 """A bin is believed to be right as often as its own confidence says, as if so many verdicts had said so."""
 MEMORY: Final = 400.0
-"""Verdicts that a bin remembers: texts change their kind, and drafters are replaced under their name."""
+"""Verdicts that a bin remembers: texts change their kind."""
 _ANY: Final = 0.5
 """Chance of a token of whatever confidence, before anything is known."""
 
 Row = tuple[str, bool, bytes]
-"""What is kept of one source: its name, whether its tokens were sampled, and its counts."""
+"""What is kept of one source: its `Proposal.learner`, whether its tokens were sampled, and its counts."""
 
 
 class Share(Struct, array_like=True):
@@ -94,18 +95,18 @@ class Calibration:
     def chance(self, proposal: Proposal) -> float:
         """Return the chance that a proposal is accepted if all before it are: above 0 and below 1."""
         number = _bin(proposal.confidence)
-        record = self._records.get((proposal.source, proposal.sampled))
+        record = self._records.get((proposal.learner, proposal.sampled))
         return (record.bins[number] if record else Share()).chance(_CENTRES[number])
 
-    def mean(self, source: str, *, sampled: bool) -> float:
-        """Return the chance that a source's next token is accepted, whatever its confidence will be."""
-        record = self._records.get((source, sampled))
+    def mean(self, learner: str, *, sampled: bool) -> float:
+        """Return the chance that the next token of a `learner` is accepted, whatever its confidence will be."""
+        record = self._records.get((learner, sampled))
         return (record.all if record else Share()).chance(_ANY)
 
     def learn(self, proposals: Sequence[Proposal], accepted: int) -> None:
         """Take in a verdict: the first `accepted` were right, the one behind them was not, the rest was not judged."""
         for number, proposal in enumerate(proposals[: accepted + 1]):
-            key = (proposal.source, proposal.sampled)
+            key = (proposal.learner, proposal.sampled)
             record = self._records.setdefault(key, _new_record())
             hit = number < accepted
             record.bins[_bin(proposal.confidence)].add(hit=hit)
@@ -130,9 +131,17 @@ class Calibration:
                 name, sampled, body = msgspec.convert(row, tuple[str, bool, bytes], strict=False)
                 self._records[name, sampled] = msgspec.msgpack.decode(body, type=_Record)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                name = repr(row[0]) if row else "a drafter"
+                name = repr(_source(row[0])) if row else "a drafter"
                 complaints.append(f"what was learnt of {name} is damaged and is learnt anew ({error})")
         return complaints
+
+
+def _source(learner: object) -> object:
+    """Return what a person knows a `Proposal.learner` by."""
+    if not isinstance(learner, str):
+        return learner
+    source, _, weights = learner.rpartition("@")
+    return source or weights
 
 
 def _new_record() -> _Record:

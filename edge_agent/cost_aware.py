@@ -121,7 +121,8 @@ class CostAware:
     def _chance_behind(self, draft: Sequence[Proposal]) -> float:
         """Return P_k·q: the chance that the token after `draft` (not empty) is accepted."""
         last = draft[-1]
-        return math.prod(map(self.calibration.chance, draft)) * self.calibration.mean(last.source, sampled=last.sampled)
+        chance = math.prod(map(self.calibration.chance, draft))
+        return chance * self.calibration.mean(last.learner, sampled=last.sampled)
 
 
 class _Rate:

@@ -28,6 +28,7 @@ class _Tokenizer(Protocol):
     """The part of a Hugging Face fast tokenizer used here; transformers itself is untyped."""
 
     chat_template: str | dict[str, str] | None
+    eos_token_id: int | None
     backend_tokenizer: _Backend
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
@@ -78,6 +79,11 @@ class ChatTokenizer:
                 "convert it with transformers so that a tokenizer.json is written."
             )
         return cls(cast("_Tokenizer", loaded))
+
+    @property
+    def end_token(self) -> int | None:
+        """The id that the tokenizer itself names as the end of a text, if it does."""
+        return self._tokenizer.eos_token_id
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Turn a conversation into the token ids of a prompt that asks for the assistant's next message.

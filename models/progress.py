@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+WARNING = "Warning: "
+"""What begins a sentence that a person should read at once."""
+
 _LINE_SECONDS = 60.0
 """Between lines about the same step, where there is no terminal to draw a bar on."""
 
@@ -24,7 +27,8 @@ class Progress(Protocol):
 
         Args:
             step: what is being done, as a person would say it; a new text means a new step. What follows a colon is a
-                remark (`Training: 2.10 held-out tokens a round`): a new one belongs to the same step.
+                remark (`Training: 2.10 held-out tokens a round`): a new one belongs to the same step. A text that
+                begins with `WARNING` is no step but a sentence, and the step before it goes on.
             done: how much of it is done, in the unit of `total`.
             total: how much there is (bytes, percent, files); None while that is not known.
         """
@@ -83,6 +87,9 @@ class RichProgress:
 
     def __call__(self, step: str, done: int, total: int | None) -> None:
         """Advance the step's bar, or finish the previous step and begin another."""
+        if step.startswith(WARNING):
+            self._console.print(step, markup=False, highlight=False, soft_wrap=True)
+            return
         if not self._console.is_terminal:
             self._lines(step, done, total)
             return

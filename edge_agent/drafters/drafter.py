@@ -25,10 +25,11 @@ class Proposal(msgspec.Struct, frozen=True):
         entropy: of the distribution, in nats; 0 is certainty.
         margin: difference of its two largest probabilities, 0 to 1.
         source: what proposed it: a short label that stays the same across restarts, the drafter's `name` or, of a
-            drafter made of several, that of the part that answered. Confidences are calibrated per source.
+            drafter made of several, that of the part that answered. Confidences are calibrated per `learner`.
         seconds: what drafting it took; 0 where nobody measured. Set by the drafting thread.
         sampled: whether it was chosen with the sampling noise; a token so chosen is right more or less often than a
             greedy one of the same confidence. Set by the drafting thread.
+        weights: a few digits that tell apart models under one `source`; empty where there is no model.
     """
 
     token: int
@@ -38,6 +39,12 @@ class Proposal(msgspec.Struct, frozen=True):
     source: str = ""
     seconds: float = 0.0
     sampled: bool = False
+    weights: str = ""
+
+    @property
+    def learner(self) -> str:
+        """What verdicts teach about: the source, and which weights it had."""
+        return f"{self.source}@{self.weights}" if self.weights else self.source
 
 
 class Drafter(Protocol):

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def propose_from(
-    logits: NDArray[np.floating], sampling: Sampling, position: int, model: object, *, source: str = ""
+    logits: NDArray[np.floating],
+    sampling: Sampling,
+    position: int,
+    model: object,
+    *,
+    source: str = "",
+    weights: str = "",
 ) -> Proposal:
     """Choose a token as the target would from these logits.
 
@@ -25,6 +31,7 @@ def propose_from(
         position: output position of the token, from 0.
         model: its file or folder, for the message.
         source: the drafter's name, for the proposal.
+        weights: digits of its weights, for the proposal.
 
     Raises:
         DrafterError: the highest logit is NaN or infinity.
@@ -36,4 +43,4 @@ def propose_from(
             f"The drafter {model} computed nothing to choose from. {error} "
             "Copy its folder again, or export the model once more."
         ) from error
-    return Proposal(choice.token, choice.confidence, choice.entropy, choice.margin, source)
+    return Proposal(choice.token, choice.confidence, choice.entropy, choice.margin, source, weights=weights)

@@ -11,6 +11,7 @@ from edge_agent.drafters.logits import propose_from
 from edge_agent.drafters.onnx_cache import CopiedCache, SharedCache
 from edge_agent.drafters.onnx_graph import open_graph
 from edge_agent.drafters.sequence import check_sequence, common_prefix
+from edge_agent.drafters.weights import digits_of
 from schemas.messages import GREEDY
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 256
 """Tokens of a prompt computed in one run: bounds the memory of its logits and its attention."""
+
+_FILES = ("", ".data", "_data")
+"""Endings of the names of a model's files, behind that of the graph; large models keep their weights beside it."""
 
 
 class OnnxDrafter:
@@ -46,6 +50,9 @@ class OnnxDrafter:
 
     def __init__(self, folder: Path, *, threads: int = 1, vocab_limit: int | None = None, share: bool = True) -> None:
         self._graph = open_graph(folder, threads=threads)
+        path = self._graph.path
+        files = (path.with_name(path.name + ending) for ending in _FILES)
+        self._weights = digits_of(file for file in files if file.is_file())
         self._name = folder.stem if folder.is_file() else folder.name
         width, shared = _try_out(self._graph, share=share)
         self._vocab_size = min(width, vocab_limit or width)
@@ -92,7 +99,14 @@ class OnnxDrafter:
             chunk = sequence[start : start + _CHUNK]
             logits = self._cache.run(chunk)
             self._computed += chunk
-        return propose_from(logits[: self._vocab_size], sampling, position, self._graph.path, source=self._name)
+        return propose_from(
+            logits[: self._vocab_size],
+            sampling,
+            position,
+            self._graph.path,
+            source=self._name,
+            weights=self._weights,
+        )
 
 
 def _try_out(graph: Graph, *, share: bool) -> tuple[int, bool]:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from edge_agent.drafters.drafter import DrafterError
 from edge_agent.drafters.logits import propose_from
 from edge_agent.drafters.sequence import check_sequence, common_prefix
+from edge_agent.drafters.weights import digits_of
 from schemas.messages import GREEDY
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 _CHUNK = 256
 """Tokens of a prompt computed in one run: bounds the memory of its attention."""
+_WEIGHTS = (".safetensors", ".bin")
 _UNSTATED_CONTEXT = 2048
 """Taken where a config states no length (bloom, mpt: they were trained on so many tokens)."""
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
@@ -62,6 +64,7 @@ class TransformersDrafter:
             torch.set_num_threads(threads)
         self._folder = folder
         self._model = _load(folder, device, dtype)
+        self._weights = digits_of(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
         config = self._model.config.get_text_config()
         self._context_length = int(getattr(config, "max_position_embeddings", None) or _UNSTATED_CONTEXT)
         self._known_ids = int(self._model.get_input_embeddings().num_embeddings)
@@ -111,7 +114,7 @@ class TransformersDrafter:
                 "Check that its device has memory to spare."
             ) from error
         usable = logits[: self._vocab_size].float().cpu().numpy()
-        return propose_from(usable, sampling, position, self._folder, source=self.name)
+        return propose_from(usable, sampling, position, self._folder, source=self.name, weights=self._weights)
 
     def _advance(self, sequence: list[int]) -> torch.Tensor:
         """Bring the cache to `sequence` and return the logits after it, `[vocabulary]`."""

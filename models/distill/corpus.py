@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,16 @@ from models.error import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+
+CHOICE = 2
+"""Number of the rule by which `split` chooses; a training that was begun with another one cannot go on."""
+
+_SHARE = 0.05
+"""Of the prompts, held out."""
+
+_HELD_OUT = 200
+"""Prompts that a student is judged by while it trains, at most."""
 
 
 class _Line(msgspec.Struct):
@@ -61,10 +72,12 @@ class Corpus:
                 self.texts.append(text)
 
 
-def split(texts: Sequence[Text], *, seed: int, share: float = 0.05, most: int = 200) -> tuple[list[Text], list[Text]]:
-    """Return the texts to train on and those held out, at least one of each, chosen by the seed.
+def split(texts: Sequence[Text], *, seed: int) -> tuple[list[Text], list[Text]]:
+    """Return the texts to train on and those held out, at least one of each.
 
-    Texts of the same prompt stay on one side.
+    Whether a prompt is held out depends on itself and the seed alone, so texts that come or go later do not put one
+    that was trained on among those held out. Only where all would be on one side is one of them moved. Of very many,
+    not all that are held out are returned; they are not trained on either.
 
     Raises:
         ModelError: there are fewer than two different prompts.
@@ -74,11 +87,21 @@ def split(texts: Sequence[Text], *, seed: int, share: float = 0.05, most: int = 
         by_prompt.setdefault(text.ids[: text.prompt].tobytes(), []).append(text)
     if len(by_prompt) < 2:
         raise ModelError("One answer must be held out and another trained on, but there is only one prompt; give more.")
-    groups = list(by_prompt.values())
-    order = np.random.default_rng(seed).permutation(len(groups))
-    count = max(1, min(most, round(share * len(groups))))
-    held = [text for index in order[:count] for text in groups[index]]
-    return [text for index in order[count:] for text in groups[index]], held
+    places = {prompt: _place(prompt, seed) for prompt in by_prompt}
+    order = sorted(by_prompt, key=places.__getitem__)
+    count = sum(place < _SHARE for place in places.values())
+    count = min(max(1, count), len(order) - 1)
+    held_out, training = order[:count][:_HELD_OUT], set(order[count:])
+    return (
+        [text for prompt, group in by_prompt.items() if prompt in training for text in group],
+        [text for prompt in held_out for text in by_prompt[prompt]],
+    )
+
+
+def _place(prompt: bytes, seed: int) -> float:
+    """Return a number from 0 to 1, even over all prompts, that a prompt has for good."""
+    digest = hashlib.blake2b(prompt, digest_size=8, key=str(seed).encode()[:64]).digest()
+    return int.from_bytes(digest, "little") / 2**64
 
 
 def _text(line: _Line) -> Text:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from models.cache import locked
+from models.distill.corpus import CHOICE
 from models.distill.delivery import deliver
 from models.distill.export_student import build_graph
 from models.distill.lesson import Lesson
@@ -98,7 +99,7 @@ def _opened(
         digest = sha256_of(target / check_folder(target)[0])[:16]
         for (out, folder), layers in students.items():
             _check_out(out)
-            check_shape(folder, Shape(digest, layers, options.vocabulary, options.seed))
+            check_shape(folder, Shape(digest, layers, options.vocabulary, options.seed, CHOICE))
         workshop = Workshop(target, digest, work, options, progress)
         _check_exportable(workshop)
         yield workshop

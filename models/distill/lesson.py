@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
+from models.distill.corpus import CHOICE
 from models.distill.held_out import pool
 from models.distill.material import WRITING
 from models.distill.measure import DRAFT
@@ -59,7 +60,7 @@ class Lesson:
     def __init__(self, workshop: Workshop, layers: tuple[int, ...], folder: Path) -> None:
         options, material = workshop.options, workshop.material
         folder.mkdir(parents=True, exist_ok=True)
-        fix_shape(folder, Shape(workshop.digest, layers, options.vocabulary, options.seed))
+        fix_shape(folder, Shape(workshop.digest, layers, options.vocabulary, options.seed, CHOICE))
         torch.manual_seed(options.seed)
         student = cut_student(workshop.model, layers, workshop.vocabulary).to(workshop.model.device)
         recipe = recipe_of(options, tokens=sum(len(text.answer) for text in material.training), bits=workshop.bits)

@@ -15,6 +15,7 @@ from models.distill.measure import DRAFT
 from models.distill.student_folder import VOCABULARY
 from models.distill.texts import Text, overlap, read_answers, read_prompts, shared_prefix
 from models.error import ModelError
+from models.progress import WARNING
 from schemas.messages import GREEDY
 from verifier.engine.load import load_engine
 from verifier.engine.segment import Segment
@@ -146,6 +147,7 @@ class Gathering:
             f"{len(banned)} of the {len(training)} training prompts are among the {len(evaluation)} evaluation "
             "prompts; they were left out of the training."
         )
+        self._warn(warning)
         return banned, [warning]
 
     def _judged_starts(self) -> dict[bytes, Start]:
@@ -170,7 +172,12 @@ class Gathering:
             f"{len(texts) - len(unseen)} of the {len(texts)} training texts were answers to evaluation prompts and are "
             f"left out from now on; a student that was begun before has seen them. Remove {self._work} to start anew."
         )
+        self._warn(warning)
         return unseen, [warning]
+
+    def _warn(self, warning: str) -> None:
+        """Say it now: the report, which says it too, comes when the hours of work are over."""
+        self._progress(f"{WARNING}{warning}", 0, None)
 
     def _evaluation(self, judged: Mapping[bytes, Start]) -> list[Text]:
         """Let the target answer the evaluation prompts."""
@@ -196,11 +203,16 @@ class Gathering:
             read_answers(options.answers),
             self._tokenizer,
             Tokenizer.from_file(str(self._target / "tokenizer.json")),
-            end_token=min(self._engine.end_tokens, default=None),
+            end_token=self._end_token(),
             vocab_size=self._engine.vocab_size,
         )
         longest = min(self._engine.context_length, options.context)
         return [text for text in texts if len(text.ids) <= longest]
+
+    def _end_token(self) -> int | None:
+        """Return what the target ends an answer with, most likely: of several ids, the one its tokenizer names."""
+        known, ends = self._tokenizer.end_token, self._engine.end_tokens
+        return known if known in ends else min(ends, default=None)
 
     def _written(self, banned: set[int | str], judged: Mapping[bytes, Start]) -> list[Text]:
         """Let the target write until there are enough texts, or its share of the time is over."""

@@ -99,21 +99,22 @@ def expected_speeds(
 ) -> list[Speed]:
     """Return the best speed at each round-trip time, if a device has the server to itself.
 
-    A round takes `draft · draft_ms + round trip + verify_ms` and commits the mean accepted length of such drafts;
-    without a draft it takes `round trip + alone_ms`.
+    A round takes `draft · draft_ms + round trip + step` and commits the mean accepted length of such drafts. The
+    target's step takes `alone_ms` without a draft, `verify_ms` with one of `DRAFT` tokens, and grows evenly with it.
 
     Args:
         agreements: see `Trial`.
         draft_ms: of a draft token.
-        verify_ms: of the target's step with a draft.
+        verify_ms: of the target's step with a draft of `DRAFT` tokens.
         alone_ms: of its step without one.
         round_trips_ms: between device and server, there and back.
     """
     accepted: dict[int, Acceptance] = {draft: pool(agreements, draft) for draft in range(1, _LONGEST_DRAFT + 1)}
+    row_ms = max(0.0, verify_ms - alone_ms) / DRAFT  # noise may turn two times that are nearly the same
     speeds = []
     for round_trip in round_trips_ms:
         rates = {
-            draft: counts.mean_accepted_length * 1e3 / (draft * draft_ms + round_trip + verify_ms)
+            draft: counts.mean_accepted_length * 1e3 / (draft * (draft_ms + row_ms) + round_trip + alone_ms)
             for draft, counts in accepted.items()
         }
         rates[0] = 1e3 / (round_trip + alone_ms)

@@ -28,12 +28,14 @@ class Shape(msgspec.Struct, frozen=True):
         layers: which of its layers the student has.
         tokens: how many tokens it can write.
         seed: of all that is random.
+        choice: number of the rule that chose which texts are held out (see `split`); earlier releases wrote none.
     """
 
     target: str
     layers: tuple[int, ...]
     tokens: int
     seed: int
+    choice: int = 1
 
 
 def fix_shape(folder: Path, shape: Shape) -> None:
@@ -60,6 +62,12 @@ def check_shape(folder: Path, shape: Shape) -> None:
         known = msgspec.json.decode(path.read_bytes(), type=Shape)
     except msgspec.DecodeError as error:
         raise ModelError(f"{path} is damaged ({error}); remove {folder} to start anew.") from error
+    if known.choice != shape.choice:
+        raise ModelError(
+            f"The training in {folder} was begun by another release, which held out other texts: some that the student "
+            "was taught with would now judge it. Go on with that release; or, to start anew, remove everything in the "
+            "folder but texts.jsonl, if it is there: those texts need not be written again."
+        )
     for name in Shape.__struct_fields__:
         if getattr(known, name) != getattr(shape, name):
             raise ModelError(

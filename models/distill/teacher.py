@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from models.distill.batches import collate
-from models.distill.forward import answer_states
+from models.distill.forward import answer_states, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,8 @@ class Teacher:
         at = 0
         for index, text in zip(batch, texts, strict=True):
             count = len(text.answer)
-            logits = torch.nn.functional.linear(states[at : at + count], weight, bias).float()
+            bare = torch.nn.functional.linear(states[at : at + count], weight, bias)
+            logits = scaled(bare.float(), self._target)
             best = torch.topk(torch.log_softmax(logits, dim=-1), self._width, dim=-1)
             span = slice(self._starts[index], self._starts[index + 1])
             self._rows[span] = best.indices.cpu().numpy()

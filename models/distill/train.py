@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from models.distill.batches import collate, plan_epoch
-from models.distill.forward import answer_states
+from models.distill.forward import answer_states, scaled
 from models.distill.loss import TOKEN_SHARE, distillation_loss, token_loss
 from models.distill.quantise import INT4, Rounded
 from models.distill.student import layer_prefix
@@ -243,7 +243,7 @@ class Trainer:
         dtype = torch.bfloat16 if self.recipe.dtype == "bfloat16" else torch.float32
         with torch.autocast(self.student.device.type, dtype, enabled=dtype != torch.float32):
             logits: torch.Tensor = self.student.get_output_embeddings()(answer_states(self.student, batch))
-        return logits
+            return scaled(logits, self.student)
 
     def _start_rounding(self) -> None:
         if self._rounding:

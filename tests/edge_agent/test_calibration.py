@@ -107,9 +107,18 @@ def test_a_draft_accepted_whole_has_no_rejected_token() -> None:
 def test_sources_are_calibrated_apart_and_so_are_greedy_and_sampled_tokens() -> None:
     calibration = taught(*[([0.5], 0)] * 50)
     assert calibration.chance(proposal(0.5)) < 0.1
-    for other in (proposal(0.5, "lookup"), proposal(0.5, sampled=True)):
+    for other in (proposal(0.5, "lookup"), proposal(0.5, sampled=True), Proposal(1, 0.5, source="model", weights="0a")):
         assert calibration.chance(other) == Calibration().chance(other)
-        assert calibration.mean(other.source, sampled=other.sampled) == 0.5
+        assert calibration.mean(other.learner, sampled=other.sampled) == 0.5
+
+
+def test_what_was_learnt_of_other_weights_of_the_same_name_is_kept_apart_from_them() -> None:
+    old, new = (Proposal(1, 0.5, source="model", weights=digits) for digits in ("0a", "0b"))
+    calibration, again = Calibration(), Calibration()
+    calibration.learn([old], 1)
+    calibration.learn([new], 0)
+    again.load(calibration.unkept())
+    assert again.chance(old) > 0.5 > again.chance(new)
 
 
 def test_a_confidence_that_is_no_number_is_none() -> None:

@@ -21,6 +21,7 @@ PROPOSALS = st.builds(
     st.integers(0, 9),
     st.floats(0, 1),
     source=SOURCES,
+    weights=st.sampled_from(["", "0a"]),
     seconds=st.floats(0.001, 0.05) | st.just(0.0),
     sampled=st.booleans(),
 )
@@ -79,7 +80,7 @@ def worth_it(lessons: list[Outcome], draft: list[Proposal]) -> bool | None:
     calibration = Calibration()
     for lesson in lessons:
         calibration.learn(lesson.proposals, lesson.accepted)
-    chance = calibration.mean(draft[-1].source, sampled=draft[-1].sampled)
+    chance = calibration.mean(draft[-1].learner, sampled=draft[-1].sampled)
     for proposal in draft:
         chance *= calibration.chance(proposal)
     timed = [lesson for lesson in lessons if lesson.proposals and lesson.seconds is not None]
@@ -158,7 +159,7 @@ def test_ahead_is_drafted_while_there_is_some_chance(lessons: list[Outcome], dra
     policy = taught(*lessons)
     chance = math.prod(policy.calibration.chance(proposal) for proposal in draft)
     if draft:
-        chance *= policy.calibration.mean(draft[-1].source, sampled=draft[-1].sampled)
+        chance *= policy.calibration.mean(draft[-1].learner, sampled=draft[-1].sampled)
     if abs(chance - LEAST_CHANCE_AHEAD) > 1e-9:
         assert policy.ahead(draft) == (chance > LEAST_CHANCE_AHEAD)
 

@@ -33,11 +33,11 @@ def test_line_has_every_field_by_its_name(path: Path) -> None:
         "proposals": [
             {
                 "token": 7, "confidence": 0.5, "entropy": 1.5, "margin": 0.25, "source": "model", "seconds": 0.125,
-                "sampled": True,
+                "sampled": True, "weights": "",
             },
             {
                 "token": 8, "confidence": 0.25, "entropy": 0.0, "margin": 1.0, "source": "", "seconds": 0.0,
-                "sampled": False,
+                "sampled": False, "weights": "",
             },
         ],
         "accepted": 1,

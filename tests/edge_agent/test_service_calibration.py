@@ -50,7 +50,9 @@ class Watched(Calibration):
 
     @property
     def known(self) -> float:
-        return self.mean(SOURCE, sampled=False)
+        (learner,) = {learner for learner, _ in self._records} or {f"{SOURCE}@"}
+        assert learner.startswith(f"{SOURCE}@")
+        return self.mean(learner, sampled=False)
 
 
 @pytest.fixture

@@ -559,6 +559,13 @@ def test_verdict_that_leaves_as_many_extras_as_the_verifier_takes_now_sends_them
     ]
 
 
+def test_extras_beyond_what_the_verifier_takes_now_are_sent_all_the_same() -> None:
+    machine = awaiting(23, 24, 25, policy=FixedLength(2))
+    assert sent(machine.tell(verdict(1, (21, 22, 23), accepted=2, draft_hint=1))) == [
+        bundle(2, (24, 25), after=(21, 22, 23), timeout=0.2)
+    ]
+
+
 def test_verdict_that_leaves_extras_sends_them_if_nothing_more_can_be_drafted() -> None:
     machine = awaiting(23, 24)
     machine.draft(None)

@@ -38,3 +38,22 @@ def test_a_log_file_gets_lines_once_a_minute_and_as_steps_begin_and_end() -> Non
         "Training: 1.50 held-out tokens a round, 100 %",
         "Export, 50 %",
     ]
+
+
+def test_a_warning_is_a_line_of_its_own_within_a_step() -> None:
+    shown = io.StringIO()
+    with RichProgress(Console(file=shown, width=20)) as progress:
+        progress("Writing", 0, None)
+        progress("Warning: 1 of the 4 prompts are [left] out.", 0, None)
+        progress("Writing", 2, 2)
+    assert shown.getvalue().splitlines() == [
+        "Writing",
+        "Warning: 1 of the 4 prompts are [left] out.",
+        "Writing, 100 %",
+    ]
+    with RichProgress(Console(file=shown, width=20, force_terminal=True)) as progress:
+        progress("Training", 1, 2)
+        progress("Warning: the whole sentence is shown, whatever the width.", 0, None)
+        progress("Training", 2, 2)
+    assert "Warning: the whole sentence is shown, whatever the width.\n" in shown.getvalue()
+    assert shown.getvalue().rsplit("Warning", 1)[1].count("100%") >= 1

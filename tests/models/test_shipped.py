@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
+from typer.main import get_command
+
 from edge_agent.drafters.spec import open_drafter, parse_drafter
 from edge_agent.tokenizer import ChatTokenizer
 from models.default import SHIPPED, default_choice
 from models.distill.measure import folder_bytes
+from sled.cli import app
 
 SAID = (
     "The answer to this question lies in the intricate dance of light and color. The sky appears blue because of a "
@@ -28,6 +34,13 @@ def test_it_is_small_and_has_a_card_and_a_licence() -> None:
     ):
         assert said in card
     assert "Apache License" in (SHIPPED / "LICENSE").read_text()
+
+
+def test_the_command_on_its_card_can_be_given() -> None:
+    (command,) = re.findall(r"`sled (draft distill [^`]*)`", (SHIPPED / "README.md").read_text())
+    group, name, *arguments = shlex.split(command)
+    distill = get_command(app).commands[group].commands[name]  # type: ignore[attr-defined]
+    assert distill.make_context(name, arguments).params["tokens"] == 1_050_000
 
 
 def test_it_guesses_what_its_target_says() -> None:

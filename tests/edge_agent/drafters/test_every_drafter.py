@@ -69,6 +69,7 @@ def expect(case: Case, tokens: list[int], sampling: Sampling = GREEDY, position:
         check_measures(proposal)
         name = case.drafter.name
         assert proposal.source in (name, *name.split("+")), "confidences are calibrated per source"
+        assert len(proposal.weights) == (8 if found is None else 0), "and per model, if it is one's"
 
 
 def check_measures(proposal: Proposal) -> None:

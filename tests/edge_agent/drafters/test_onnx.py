@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from edge_agent.drafters.drafter import DrafterError
 from edge_agent.drafters.onnx import OnnxDrafter
+from edge_agent.drafters.onnx_graph import find_file
 from tests.edge_agent.drafters.tiny_decoder import LONGEST, PADDED, VOCAB, TinyDecoder
 
 if TYPE_CHECKING:
@@ -48,6 +51,29 @@ def test_propose_with_half_precision_caches(tmp_path: Path) -> None:
     for sequence in ([1, 2, 3, 4], [1, 2, 7], [1, 2, 7, 5, 5]):
         proposal = drafter.propose(sequence)
         assert (proposal.token, proposal.confidence) == pytest.approx(MODEL.greedy(sequence), abs=0.02)
+
+
+def test_models_of_one_name_are_told_apart_and_a_sealed_copy_is_not(tmp_path: Path) -> None:
+    first, other = MODEL.save(tmp_path / "a" / "tiny", "published"), MODEL.save(tmp_path / "b" / "tiny", "fused")
+    one, two = (OnnxDrafter(folder).propose([1, 2]) for folder in (first, other))
+    assert one.source == two.source == "tiny"
+    assert one.learner != two.learner
+    assert OnnxDrafter(first).propose([1]).learner == one.learner
+    file = find_file(first)
+    (file.parent / "sled.json").write_text("one")
+    sealed = OnnxDrafter(first).propose([1]).weights
+    shutil.copytree(first, tmp_path / "copy", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "copy" / file.relative_to(first), (1, 1))
+    assert OnnxDrafter(tmp_path / "copy").propose([1]).weights == sealed
+    (file.parent / "sled.json").write_text("two")  # distilled again in place
+    assert OnnxDrafter(first).propose([1]).weights != sealed
+
+
+def test_weights_beside_the_graph_count(tmp_path: Path) -> None:
+    folder = MODEL.save(tmp_path / "tiny", "published")
+    file, before = find_file(folder), OnnxDrafter(folder).propose([1]).weights
+    file.with_name(f"{file.name}_data").write_bytes(b"weights")
+    assert OnnxDrafter(folder).propose([1]).weights != before
 
 
 def test_propose_long_prompt_is_chunked_and_the_cache_grows(drafter: OnnxDrafter) -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def prompts_of(texts: list[Text]) -> set[bytes]:
+    return {text.ids[: text.prompt].tobytes() for text in texts}
+
+
 def test_prompts_come_as_jsonl_or_as_lines(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 7, "prompt": "Hi", "source": "x", "more": 1}\n\n')
     (tmp_path / "b.txt").write_text("Hi\n\nHo\n")
@@ -83,11 +87,35 @@ def test_corpus_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
 def test_split_keeps_answers_of_a_prompt_together() -> None:
     texts = random_texts(30)
     twice = [*texts, *(Text(np.append(text.ids, 9).astype(np.int32), text.prompt) for text in texts)]
-    training, held = split(twice, seed=0, share=0.2)
-    prompts = [{text.ids[: text.prompt].tobytes() for text in part} for part in (training, held)]
-    assert len(held) == 12
+    training, held = split(twice, seed=0)
+    assert len(held) >= 2
     assert len(training) + len(held) == 60
-    assert not prompts[0] & prompts[1]
+    assert not prompts_of(training) & prompts_of(held)
+
+
+@given(st.integers(2, 120), st.integers(0, 4))
+def test_split_leaves_something_on_both_sides(count: int, seed: int) -> None:
+    training, held = split(random_texts(count, seed=seed), seed=seed)
+    assert training
+    assert held
+
+
+def test_split_holds_out_about_a_twentieth_by_the_seed_and_judges_by_200_at_most() -> None:
+    texts = random_texts(2000)
+    training, held = split(texts, seed=0)
+    assert len(training) + len(held) == 2000
+    assert 60 < len(held) < 140
+    assert not prompts_of(held) <= prompts_of(split(texts, seed=1)[1])
+    training, held = split(random_texts(6000), seed=0)
+    assert 5500 < len(training) < 5790
+    assert len(prompts_of(held)) == 200
+
+
+def test_no_text_that_was_trained_on_is_held_out_once_there_are_more_or_fewer() -> None:
+    texts = random_texts(900)
+    some = prompts_of(split(texts[:300], seed=0)[0])
+    for others in (texts[:310], texts, texts[40:280], texts[::-1]):
+        assert not some & prompts_of(split(others, seed=0)[1])
 
 
 def test_split_of_one_prompt_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,12 +15,14 @@ from models.distill.student_folder import VOCABULARY
 from models.error import ModelError
 from models.progress import silent
 from tests.models.distill.targets import write_prompts
+from tests.models.tiny import save_llama
 from verifier.engine.load import load_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from models.distill.texts import Text
+    from models.progress import Progress
 
 
 class Library:
@@ -30,11 +33,11 @@ class Library:
         self._tokenizer = ChatTokenizer.load(target)
         self._engine = load_engine(target, dtype="float32", device="cpu", kv_budget_bytes=1 << 24, threads=1)
 
-    def gather(self, work: Path, **options: Any) -> Material:
+    def gather(self, work: Path, *, progress: Progress = silent, **options: Any) -> Material:
         """Texts, six of them unless told otherwise."""
         work.mkdir(exist_ok=True)
         chosen = Options(**({"texts": 6, "batch": 4} | options))
-        return Gathering(self._engine, self._target, self._tokenizer, work, chosen, silent).run()
+        return Gathering(self._engine, self._target, self._tokenizer, work, chosen, progress).run()
 
     def prompts(self, texts: list[Text]) -> set[str]:
         """What was asked, in small letters."""
@@ -50,11 +53,18 @@ def library(llama: Path) -> Library:
 def test_evaluation_prompts_are_not_trained_on(library: Library, tmp_path: Path) -> None:
     training = write_prompts(tmp_path / "training.jsonl", ["apple", "pear", "plum", "fig"])
     evaluation = write_prompts(tmp_path / "evaluation.jsonl", ["Plum ", "cherry"])
-    material = library.gather(tmp_path / "work", prompts=training, evaluation=evaluation)
+    steps: list[str] = []
+    material = library.gather(
+        tmp_path / "work",
+        prompts=training,
+        evaluation=evaluation,
+        progress=lambda step, done, total: steps.append(step),
+    )
     assert library.prompts(material.training + material.held_out) == {"apple", "pear", "fig"}
     assert library.prompts(material.evaluation) == {"plum", "cherry"}
     (warning,) = material.warnings
     assert warning.startswith("1 of the 4 training prompts are among the 2 evaluation prompts")
+    assert steps.index(f"Warning: {warning}") < steps.index("Writing answers")
 
 
 def test_evaluation_on_the_training_prompts_is_refused(library: Library, tmp_path: Path) -> None:
@@ -70,21 +80,26 @@ def test_texts_of_an_earlier_run_are_left_out_where_they_are_evaluation_prompts_
     training = write_prompts(tmp_path / "training.jsonl", ["apple", "pear", "plum", "fig"])
     assert len(library.gather(work, prompts=training).training) == 3
     evaluation = write_prompts(tmp_path / "evaluation.jsonl", ["plum", "fig"])
-    material = library.gather(work, evaluation=evaluation, texts=4)
+    steps: list[str] = []
+    material = library.gather(
+        work, evaluation=evaluation, texts=4, progress=lambda step, done, total: steps.append(step)
+    )
     assert library.prompts(material.training + material.held_out) == {"apple", "pear"}
     (warning,) = material.warnings
     assert warning.startswith("2 of the 4 training texts were answers to evaluation prompts")
+    assert f"Warning: {warning}" in steps
     everything = write_prompts(tmp_path / "everything.jsonl", ["apple", "pear", "plum", "fig"])
     with pytest.raises(ModelError, match=r"All 4 texts in .*work are answers to prompts of"):
         library.gather(work, evaluation=everything, texts=4)
 
 
 def test_prompts_that_were_thought_up_are_not_thought_up_again(library: Library, tmp_path: Path) -> None:
-    first = library.gather(tmp_path / "work", texts=3)
-    more = library.gather(tmp_path / "work", texts=6)
-    texts = Corpus(tmp_path / "work" / "texts.jsonl").texts
-    assert len(first.training + first.held_out) == 3
-    assert len(more.training + more.held_out) == len({text.ids[: text.prompt].tobytes() for text in texts}) == 6
+    library.gather(tmp_path / "work", texts=3)
+    first = Corpus(tmp_path / "work" / "texts.jsonl").texts
+    library.gather(tmp_path / "work", texts=6)
+    more = Corpus(tmp_path / "work" / "texts.jsonl").texts
+    assert len(first) == 3
+    assert len(more) == len({text.ids[: text.prompt].tobytes() for text in more}) == 6
 
 
 def test_a_run_with_a_time_writes_on_unless_the_texts_were_complete(library: Library, tmp_path: Path) -> None:
@@ -109,3 +124,18 @@ def test_given_answers_are_trained_on(library: Library, tmp_path: Path) -> None:
     assert not (tmp_path / "work" / "texts.jsonl").exists()
     with pytest.raises(ModelError, match="without the prompts"):
         library.gather(tmp_path / "work", answers=answers)
+
+
+def test_a_given_answer_ends_with_the_one_of_several_end_tokens_that_the_tokenizer_names(tmp_path: Path) -> None:
+    target = save_llama(tmp_path / "target")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((target / name).read_text())
+        (target / name).write_text(json.dumps(settings | {"eos_token_id": [250, 256, 300]}))
+    prompts = write_prompts(tmp_path / "prompts.jsonl", ["apple", "pear"])
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"id": 0, "answer": "red"}\n{"id": 1, "answer": "green"}\n')
+    for named, end in (("<end>", 256), ("a", 250)):  # the latter ends no text of this target
+        settings = json.loads((target / "tokenizer_config.json").read_text())
+        (target / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": named}))
+        material = Library(target).gather(tmp_path / "work", prompts=prompts, answers=answers)
+        assert {int(text.ids[-1]) for text in material.training + material.held_out} == {end}

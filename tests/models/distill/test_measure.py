@@ -61,9 +61,25 @@ def test_the_best_draft_grows_with_the_round_trip() -> None:
     near, far = expected_speeds(always, draft_ms=10, verify_ms=50, alone_ms=40, round_trips_ms=(0, 1000))
     assert far.draft == 16
     assert near.draft <= far.draft
-    assert far.tokens_per_s == pytest.approx(17e3 / (160 + 1000 + 50))
+    assert far.tokens_per_s == pytest.approx(17e3 / (160 + 1000 + 80))
     assert far.speed_up == pytest.approx(far.tokens_per_s / (1e3 / 1040))
     assert far.of_alone == pytest.approx(far.tokens_per_s / 25)
+
+
+def test_a_token_more_to_verify_costs_what_those_that_were_measured_did() -> None:
+    always = [np.ones(170, np.bool_)]
+    dear, cheap = (
+        expected_speeds(always, draft_ms=1, verify_ms=verify_ms, alone_ms=40, round_trips_ms=(0,))[0]
+        for verify_ms in (204, 40)
+    )
+    assert dear.draft == 0  # four tokens more for the time of four steps
+    assert cheap.draft == 16
+    assert cheap.tokens_per_s == pytest.approx(17e3 / (16 + 40))
+
+
+def test_a_draft_that_seemed_to_make_the_step_faster_costs_nothing_more() -> None:
+    (speed,) = expected_speeds([np.ones(170, np.bool_)], draft_ms=1, verify_ms=20, alone_ms=40, round_trips_ms=(0,))
+    assert speed.tokens_per_s == pytest.approx(17e3 / (16 + 40))
 
 
 def test_a_drafter_that_is_never_right_is_best_not_asked() -> None:

@@ -50,7 +50,9 @@ def test_a_report_in_words() -> None:
         "  round trip 99 ms: drafts of 8, 9.0 tokens/s, 2.50 times one token a round trip, 0.40 times the target alone",
     ]
     assert "every draft has the same length" in lines[-1]
-    assert lines[-1].endswith("takes 44 ms with a draft and 40 ms without one, as on this machine.")
+    assert lines[-1].endswith(
+        "takes 44 ms with a draft of 4 and 40 ms without one, as on this machine, and other lengths in proportion."
+    )
 
 
 def test_students_in_one_table_smallest_first() -> None:

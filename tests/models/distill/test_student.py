@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from models.distill.batches import collate
-from models.distill.forward import answer_states
+from models.distill.corpus import CHOICE
+from models.distill.forward import answer_states, scaled
 from models.distill.loss import distillation_loss, token_loss
 from models.distill.student import cut_student, spread_layers
-from models.distill.student_folder import Shape, fix_shape
+from models.distill.student_folder import Shape, check_shape, fix_shape
 from models.distill.teacher import Teacher
 from models.distill.texts import shared_prefix
 from models.distill.train import Recipe, State, Trainer, rate_factor
@@ -20,7 +22,7 @@ from models.distill.vocabulary import Vocabulary, find_stand_ins
 from models.error import ModelError
 from tests.models.distill.targets import random_texts
 from tests.models.tiny import VOCAB
-from verifier.engine.checkpoint import load_model
+from verifier.engine.checkpoint import load_model, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +39,30 @@ PART = find_stand_ins(
 def target(architecture_folder: Path) -> PreTrainedModel:
     """A tiny target of each architecture."""
     return load_model(architecture_folder, dtype="float32", device="cpu", threads=None)
+
+
+@pytest.fixture(scope="module", params=["granite", "cohere", "gemma2"])
+def scaling(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A tiny target that does not leave its logits as its head yields them."""
+    own = {
+        "granite": {"logits_scaling": 8.0},
+        "cohere": {"logit_scale": 0.0625, "use_qk_norm": False},
+        "gemma2": {"final_logit_softcapping": 0.5, "head_dim": 16, "sliding_window": 64},
+    }
+    config = AutoConfig.for_model(
+        request.param,
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=200,
+        initializer_range=0.3,
+        **own[request.param],
+    )
+    torch.manual_seed(0)
+    return prepare(AutoModelForCausalLM.from_config(config, dtype=torch.float32), "cpu")
 
 
 def trainer_of(target: PreTrainedModel, folder: Path, recipe: Recipe, vocabulary: Vocabulary = PART) -> Trainer:
@@ -96,6 +122,27 @@ def test_common_beginning_changes_nothing(target: PreTrainedModel) -> None:
         torch.testing.assert_close(
             answer_states(target, collate(texts, 3)), answer_states(target, collate(texts, 0)), atol=1e-5, rtol=1e-4
         )
+
+
+@torch.no_grad()
+def test_logits_are_scaled_as_the_model_does_it(scaling: PreTrainedModel) -> None:
+    ids = torch.arange(20)[None]
+    bare = scaling.get_output_embeddings()(scaling.base_model(ids).last_hidden_state)
+    expected = scaling(ids).logits
+    assert not torch.allclose(bare, expected, atol=0.01)
+    torch.testing.assert_close(scaled(bare, scaling), expected)
+
+
+@torch.no_grad()
+def test_teacher_and_student_have_the_chances_of_a_target_that_scales(scaling: PreTrainedModel, tmp_path: Path) -> None:
+    (text,) = random_texts(1)
+    ids = torch.from_numpy(text.ids[None].astype(np.int64))
+    expected = scaling(ids).logits[0, text.prompt - 1 : -1]
+    rows, chances = Teacher(scaling, WHOLE, [text], tmp_path, prefix=0).look_up([0])
+    torch.testing.assert_close(chances, torch.log_softmax(expected, -1).gather(1, rows), atol=0.01, rtol=0.001)
+    student = cut_student(scaling, [0, 1], WHOLE)
+    trainer = Trainer(student, WHOLE, Teacher(scaling, WHOLE, [text], tmp_path, prefix=0), [text], Recipe(1), prefix=0)
+    torch.testing.assert_close(trainer._logits(trainer.read(collate([text], 0))), expected)
 
 
 def test_teacher_keeps_what_it_computed(target: PreTrainedModel, tmp_path: Path) -> None:
@@ -220,3 +267,9 @@ def test_shape_may_not_change(tmp_path: Path) -> None:
     fix_shape(tmp_path, shape)
     with pytest.raises(ModelError, match=r"begun with layers \(0, 1\), not \(0,\)"):
         fix_shape(tmp_path, Shape("abc", (0,), 10, 0))
+
+
+def test_a_training_of_a_release_that_held_out_other_texts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shape.json").write_text('{"target":"abc","layers":[0,1],"tokens":10,"seed":0}')
+    with pytest.raises(ModelError, match=r"begun by another release, which held out other texts.*but texts\.jsonl"):
+        check_shape(tmp_path, Shape("abc", (0, 1), 10, 0, CHOICE))
