@@ -17,7 +17,7 @@ from broker.mailbox import Mailbox, Stop
 from broker.message import Message
 from broker.tls import Tls
 from provisioning.authority import LIFETIME
-from provisioning.enrolment import Decision, Terms, decide
+from provisioning.enrolment import Terms, decide
 from provisioning.errors import ProvisioningError
 from schemas.enrolment import (
     CertificateIssued,
@@ -32,7 +32,9 @@ from schemas.errors import InvalidTopic
 if TYPE_CHECKING:
     from provisioning.authority import Authority
     from provisioning.authority_folder import AuthorityFolder
+    from provisioning.enrolment import Decision
     from provisioning.registry import Registry
+    from schemas.enrolment import EnrolmentAnswer
 
 _log = logging.getLogger(__name__)
 
@@ -124,19 +126,20 @@ class EnrolmentServer:
         except InvalidTopic as error:
             _log.warning("%s", error)
             return
-        decision = self._decide(identity, message.payload)
-        match decision.answer:
+        answer, name = self._decide(identity, message.payload)
+        match answer:
             case CertificateIssued():
-                _log.info("%s: a certificate was issued", decision.name)
+                _log.info("%s: a certificate was issued", name)
             case EnrolmentRefused(code=code, message=why):
                 _log.warning("%s: refused (%s): %s", identity, code, why)
         if not self._options.dry_run:
             try:
-                self._bridge.publish(topic, encode_enrolment(decision.answer), expiry=_ANSWER_KEPT)
+                self._bridge.publish(topic, encode_enrolment(answer), expiry=_ANSWER_KEPT)
             except BrokerError as error:
                 _log.warning("%s is not answered: %s", identity, error)
 
-    def _decide(self, identity: str, payload: bytes) -> Decision:
+    def _decide(self, identity: str, payload: bytes) -> tuple[EnrolmentAnswer, str]:
+        """Return the answer, and the name of the machine as far as it is known. A folder that is damaged is no end."""
         now = datetime.now(UTC)
         terms = Terms(x509.random_serial_number(), now, self._options.lifetime)
 
@@ -145,11 +148,12 @@ class EnrolmentServer:
             return decision.registry, decision
 
         try:
-            return self._folder.change(alter, now=now, authority=self._authority, dry_run=self._options.dry_run)
+            decision = self._folder.change(alter, now=now, authority=self._authority, dry_run=self._options.dry_run)
         except ProvisioningError as error:
             _log.error("%s: %s", identity, error)
             sentence = "the operator's side could not write down what it would issue: tell the operator, and ask again"
-            return Decision(self._folder.registry(), EnrolmentRefused(None, "failed", sentence), identity)
+            return EnrolmentRefused(None, "failed", sentence), identity
+        return decision.answer, decision.name
 
     def _renew_list(self) -> None:
         try:

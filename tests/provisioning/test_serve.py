@@ -1,0 +1,150 @@
+"""`sled ca serve` without a broker: what it does with requests that come, and with a folder that fails it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from broker.address import BrokerAddress
+from broker.message import Message
+from provisioning import fleet, serve
+from provisioning.authority import Subject
+from provisioning.authority_folder import AuthorityFolder
+from provisioning.enrolment import Asking
+from provisioning.identity_folder import IdentityFolder
+from provisioning.role import Role
+from provisioning.serve import EnrolmentServer, ServeOptions
+from schemas.enrolment import CertificateIssued, EnrolmentRefused, decode_answer
+from tests.provisioning.bench import request_of
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from schemas.enrolment import EnrolmentAnswer
+
+ADDRESS = BrokerAddress("127.0.0.1", 8883, tls=True)
+
+
+class Line:
+    """Stands in for a bridge: hands over what a test says, and keeps what is said back."""
+
+    def __init__(self, _address: object, _client_id: str, **_options: Any) -> None:
+        self.address = ADDRESS
+        self.said: list[Message] = []
+        self.phase = "new"
+        self._handler: Callable[[Message], None] | None = None
+
+    def subscribe(self, _filter: str, handler: Callable[[Message], None]) -> None:
+        """Take the only handler there is."""
+        self._handler = handler
+
+    def start(self) -> None:
+        """Be up."""
+        assert self.phase == "new"
+        self.phase = "up"
+
+    def wait_up(self, _timeout: float) -> None:
+        """Be up already."""
+        assert self.phase == "up"
+
+    def stop(self) -> None:
+        """Be spent."""
+        self.phase = "stopped"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def publish(self, topic: str, payload: bytes, **_options: Any) -> None:
+        """Keep what is said."""
+        assert self.phase == "up"
+        self.said.append(Message(topic, payload))
+
+    def ask(self, identity: str, payload: bytes) -> None:
+        """Have a request come."""
+        assert self._handler is not None
+        self._handler(Message(f"sled/v1/enroll/{identity}/request", payload))
+
+    def answers(self, identity: str) -> list[EnrolmentAnswer]:
+        """What was said to somebody so far."""
+        return [decode_answer(one.payload) for one in self.said if one.topic == f"sled/v1/enroll/{identity}/answer"]
+
+
+class World:
+    """An authority, an operator, some devices, and the lines that the server has opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.now = path, datetime.now(UTC)
+        self.ca = AuthorityFolder(path / "ca")
+        self.ca.create("fleet", now=self.now)
+        self.authority = self.ca.authority()
+        self.ops = self.identity("ops", Role.OPERATOR)
+        self.lines: list[Line] = []
+
+    def identity(self, name: str, role: Role = Role.DEVICE) -> IdentityFolder:
+        """Make an identity beside the authority."""
+        folder = IdentityFolder(self.path / name)
+        fleet.give_identity(self.ca, self.authority, Subject(name, role), folder, now=self.now)
+        return folder
+
+    def request(self, name: str, number: str = "q1") -> bytes:
+        """A request to renew; the machine is made with the first."""
+        identity = self.identity(name).require_identity()
+        return request_of(name, Asking(identity.certificate, identity.key), number=number)
+
+    @contextmanager
+    def serving(self, options: ServeOptions | None = None) -> Iterator[Line]:
+        """Let the server run, which must be alive at the end; the first line that it opens."""
+        server = EnrolmentServer(self.ca, self.authority, options or ServeOptions(ADDRESS, "ops", self.ops.tls()))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            wait_for(lambda: self.lines and self.lines[0].phase == "up", within=20)
+            yield self.lines[0]
+            assert thread.is_alive()
+        finally:
+            server.stop()
+            thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Nothing is served yet."""
+    made = World(tmp_path)
+
+    def opened(*arguments: Any, **options: Any) -> Line:
+        made.lines.append(Line(*arguments, **options))
+        return made.lines[-1]
+
+    monkeypatch.setattr(serve, "Bridge", opened)
+    return made
+
+
+@pytest.mark.parametrize("damaged", [b"{", None], ids=["damaged", "missing"])
+def test_a_registry_that_fails_is_no_end(world: World, damaged: bytes | None) -> None:
+    request, book = world.request("pi"), world.ca.registry_file.read_bytes()
+    with world.serving() as line:
+        if damaged is None:
+            world.ca.registry_file.unlink()
+        else:
+            world.ca.registry_file.write_bytes(damaged)
+        line.ask("pi", request)
+        wait_for(lambda: line.answers("pi"), within=20)
+        (refused,) = line.answers("pi")
+        assert isinstance(refused, EnrolmentRefused)
+        assert refused.code == "failed"
+        world.ca.registry_file.write_bytes(book)
+        world.identity("pi-2")
+        line.ask("pi-2", world.request("pi-2"))
+        wait_for(lambda: line.answers("pi-2"), within=20)
+    assert isinstance(line.answers("pi-2")[0], CertificateIssued)
