@@ -19,6 +19,7 @@ from broker.tls import Tls
 from provisioning.authority import LIFETIME
 from provisioning.enrolment import Terms, decide
 from provisioning.errors import ProvisioningError
+from provisioning.turns import Turns
 from schemas.enrolment import (
     CertificateIssued,
     EnrolmentRefused,
@@ -41,6 +42,9 @@ _log = logging.getLogger(__name__)
 _REACHED_WITHIN: Final = 15.0
 _MOST_WAITING: Final = 256
 """Requests; what comes while so many wait is dropped, and asked again."""
+_REST: Final = 1.0
+"""Seconds for which an identity that was answered is not heard: what it asks then it asks again (`_AGAIN_AFTER` of
+`provisioning.exchange`). Each request costs a lock, the registry and its access files, whatever it says."""
 _MOST_BYTES: Final = 65_536
 _ANSWER_KEPT: Final = 300.0
 """Seconds for which a broker that speaks MQTT 5 keeps an answer for a machine that is away."""
@@ -83,8 +87,9 @@ class EnrolmentServer:
         self._authority = authority
         self._options = options
         self._items: Mailbox[Stop] = Mailbox(_MOST_WAITING)
+        self._turns = Turns(_MOST_WAITING, _REST)
         self._bridge = Bridge(options.address, options.name, tls=options.tls, max_payload=_MOST_BYTES)
-        self._bridge.subscribe(request_topic(options.root, "+"), self._items.deliver)
+        self._bridge.subscribe(request_topic(options.root, "+"), self._take)
 
     def stop(self) -> None:
         """Ask it to end; callable from any thread and from a signal handler."""
@@ -117,16 +122,29 @@ class EnrolmentServer:
                     case _:
                         assert_never(item)
 
-    def _answer(self, message: Message) -> None:
+    def _take(self, message: Message) -> None:
+        """Have a request wait for its answer, if it is its identity's turn; on the network thread."""
         if message.retain:  # a request is never retained; what is would be asked again at every start
             return
         try:
             identity = asking_identity(self._options.root, message.topic)
-            topic = answer_topic(self._options.root, identity)
         except InvalidTopic as error:
             _log.warning("%s", error)
             return
-        answer, name = self._decide(identity, message.payload)
+        if self._turns.take(identity, time.monotonic()):
+            self._items.deliver(message)
+        else:
+            _log.debug("%s: a request is dropped, since another has just been answered, or waits", identity)
+
+    def _answer(self, message: Message) -> None:
+        identity = asking_identity(self._options.root, message.topic)
+        try:
+            self._answer_to(identity, message.payload)
+        finally:
+            self._turns.end(identity, time.monotonic())
+
+    def _answer_to(self, identity: str, payload: bytes) -> None:
+        answer, name = self._decide(identity, payload)
         match answer:
             case CertificateIssued():
                 _log.info("%s: a certificate was issued", name)
@@ -134,6 +152,7 @@ class EnrolmentServer:
                 _log.warning("%s: refused (%s): %s", identity, code, why)
         if not self._options.dry_run:
             try:
+                topic = answer_topic(self._options.root, identity)
                 self._bridge.publish(topic, encode_enrolment(answer), expiry=_ANSWER_KEPT)
             except BrokerError as error:
                 _log.warning("%s is not answered: %s", identity, error)

@@ -148,3 +148,25 @@ def test_a_registry_that_fails_is_no_end(world: World, damaged: bytes | None) ->
         line.ask("pi-2", world.request("pi-2"))
         wait_for(lambda: line.answers("pi-2"), within=20)
     assert isinstance(line.answers("pi-2")[0], CertificateIssued)
+
+
+def test_one_that_asks_and_asks_keeps_nobody_waiting(world: World) -> None:
+    """It is answered once in a while; the others' requests find room, and an answer that does not wait for its own."""
+    other = world.request("pi-2")
+    with world.serving() as line:
+        for _ in range(2_000):
+            line.ask("pi", b"rubbish")
+        line.ask("pi-2", other)
+        wait_for(lambda: line.answers("pi-2"), within=20)
+        assert isinstance(line.answers("pi-2")[0], CertificateIssued)
+        assert len(line.answers("pi")) <= 3
+        line.ask("pi-2", other)
+        assert len(line.answers("pi-2")) == 1
+
+        def answered_again() -> bool:
+            line.ask("pi-2", other)
+            return len(line.answers("pi-2")) == 2
+
+        wait_for(answered_again, within=20, every=0.1)
+    first, again = line.answers("pi-2")
+    assert first == again, "as one that asks again, since it has not heard the answer"
