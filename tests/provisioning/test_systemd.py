@@ -7,15 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from provisioning.systemd import BESIDE, Device, ServiceRole, config_file, first_config, service_units
+from provisioning.systemd import BESIDE, Device, ServiceRole, Unit, config_file, first_config, service_units
 from sled.config import ROLES, parse
-
-if TYPE_CHECKING:
-    from provisioning.systemd import Unit
+from tests.provisioning.command import call
 
 PROGRAM = str(Path(sys.executable).resolve())  # `systemd-analyze verify` wants a program that is there
 EVERY = [(role, device) for role in ServiceRole for device in Device]
@@ -89,6 +86,33 @@ def test_renewal_is_guarded_too(analyze: str, role: ServiceRole, tmp_path: Path)
     assert exposure(analyze, str(instance)) <= 3.0
     verified = run(analyze, "verify", "--man=no", str(instance))
     assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def documented() -> Unit:
+    """The unit of `sled ca serve`, which people copy."""
+    text = (Path(__file__).parents[2] / "docs/install.md").read_text()
+    return Unit("sled-ca.service", text.partition("```ini\n")[2].partition("```")[0])
+
+
+def test_systemd_accepts_the_unit_that_is_documented(analyze: str, tmp_path: Path) -> None:
+    unit = documented()
+    there = Unit(unit.name, unit.text.replace("/opt/sled/bin/sled", PROGRAM))
+    (path,) = written(tmp_path, (there,))
+    result = run(analyze, "verify", "--man=no", path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert exposure(analyze, path) <= 3.0
+
+
+def test_what_is_documented_is_a_command(tmp_path: Path) -> None:
+    """It gets as far as the authority, which is not there; and may write where it has to."""
+    found = settings(documented())
+    program, *arguments = found["ExecStart"][0].split()
+    assert program == "/opt/sled/bin/sled"
+    here = [word.replace("/etc/sled", str(tmp_path)) for word in arguments]
+    result = call(*here)
+    assert f"{tmp_path / 'ca'} holds no authority" in str(result.exception)
+    named = [word for word in arguments if word.startswith("/")]
+    assert found["ReadWritePaths"] == [" ".join(named)]
 
 
 def test_a_broker_is_certified_by_the_authority_beside_it() -> None:
