@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.systemd import BESIDE, Device, ServiceRole, Unit, config_file, first_config, service_units
+from provisioning.systemd import (
+    AGENT_SPOOL,
+    BESIDE,
+    Device,
+    ServiceRole,
+    Unit,
+    config_file,
+    first_config,
+    service_units,
+)
 from sled.config import ROLES, parse
 from tests.provisioning.command import call
 
@@ -154,6 +163,13 @@ def test_a_role_steps_aside_while_its_certificate_is_renewed() -> None:
     renewal = settings(service_units(ServiceRole.AGENT, PROGRAM)[1])
     assert "systemctl stop sled-%i.service" in renewal["ExecStartPre"][0]
     assert "systemctl --no-block start sled-%i.service" in renewal["ExecStopPost"][0], "also where it failed"
+
+
+def test_the_agent_s_spool_is_in_its_own_folder() -> None:
+    """Where the doctor looks for it, too."""
+    found = settings(service_units(ServiceRole.AGENT, PROGRAM)[0])
+    assert found["ExecStart"][0].endswith(f" --spool {AGENT_SPOOL}")
+    assert str(AGENT_SPOOL.parent) == f"/var/lib/{found['StateDirectory'][0]}"
 
 
 def test_devices() -> None:
