@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from provisioning.keys import PrivateKey
     from provisioning.token import Ticket
     from schemas.enrolment import EnrolmentRequest
+
+_log = logging.getLogger(__name__)
 
 
 class Ask(Protocol):
@@ -178,6 +181,8 @@ def install_certificate(
 ) -> IdentityReport:
     """Install a certificate that came back by hand; the same one again changes nothing.
 
+    Where neither the folder nor the operator says which authority to trust, it is the one in the file, with a warning.
+
     Args:
         folder: that holds the key.
         file: the certificate, the authority's behind it.
@@ -266,6 +271,14 @@ def _authority(folder: IdentityFolder, chain: list[x509.Certificate], trusted: s
                 "`sled device sign`"
             )
         known = found[0]
+        if not trusted:
+            _log.warning(
+                "%s brings the authority that this machine will trust, and nothing here vouches for it: SHA-256 %s. "
+                "Compare that with what `sled ca init` prints at the operator's before you go on, or give it with "
+                "--fingerprint: whoever made the file could be in the operator's place",
+                file,
+                fingerprint(known),
+            )
     if trusted and _plain(trusted) != _plain(fingerprint(known)):
         raise Refused(
             "wrong_authority",

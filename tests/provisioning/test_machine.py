@@ -414,6 +414,25 @@ def test_by_file_from_an_authority_that_the_operator_did_not_name(office: Author
     assert folder.identity() is None
 
 
+def test_by_file_from_an_authority_that_nobody_has_named(
+    office: AuthorityFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is installed, and said what to compare; with a fingerprint, or a known authority, there is nothing to say."""
+    folder, csr = IdentityFolder(tmp_path / "pi"), tmp_path / "pi.csr"
+    machine.write_signing_request(folder, csr, name="pi")
+    certificate, trusted = sign(office, csr), fingerprint(office.certificate())
+    machine.install_certificate(folder, certificate, now=NOW, trusted=trusted, dry_run=True)
+    assert not caplog.records
+    machine.install_certificate(folder, certificate, now=NOW)
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert trusted in warning.getMessage()
+    assert "--fingerprint" in warning.getMessage()
+    machine.write_renewal_request(folder, csr)
+    machine.install_certificate(folder, sign(office, csr), now=NOW)
+    assert len(caplog.records) == 1
+
+
 def test_by_file_the_certificate_of_another(office: AuthorityFolder, tmp_path: Path) -> None:
     folders = [IdentityFolder(tmp_path / name) for name in ("pi", "pi-2")]
     for folder in folders:
