@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from provisioning.keys import PrivateKey
     from provisioning.token import Ticket
     from schemas.enrolment import EnrolmentRequest
+
+_log = logging.getLogger(__name__)
 
 
 class Ask(Protocol):
@@ -121,18 +124,20 @@ def write_signing_request(
     name: str,
     authority: x509.Certificate | None = None,
     broker: str = "",
-    root: str = "sled/v1",
+    root: str = "",
     dry_run: bool = False,
 ) -> IdentityReport:
     """Write a signing request to carry to the operator by hand.
+
+    An identity that is there stays in use until the certificate comes, and so does what it says of the broker.
 
     Args:
         folder: for the identity; the key stays in it.
         out: the file.
         name: the machine's.
         authority: the fleet's, where it is known already.
-        broker: address of the broker, where it is known already.
-        root: of all topics.
+        broker: address of the broker; empty for the one that the folder says, if it says one.
+        root: of all topics; empty for the one that the folder says, else the usual one.
         dry_run: only check.
 
     Raises:
@@ -149,7 +154,8 @@ def write_signing_request(
         return IdentityReport(name, str(folder.path), changed=True, dry_run=True)
     with folder.locked():
         key = folder.take_pending_key()
-        folder.expect(Place(name, broker, root), authority)
+        known = _known_place(folder, name)
+        folder.expect(Place(name, broker or known.broker, root or known.root), authority)
         files.write([NewFile(out, make_signing_request(name, key).encode())])
     return IdentityReport(name, str(folder.path), pending=str(out), changed=True)
 
@@ -174,6 +180,8 @@ def install_certificate(
     dry_run: bool = False,
 ) -> IdentityReport:
     """Install a certificate that came back by hand; the same one again changes nothing.
+
+    Where neither the folder nor the operator says which authority to trust, it is the one in the file, with a warning.
 
     Args:
         folder: that holds the key.
@@ -263,12 +271,29 @@ def _authority(folder: IdentityFolder, chain: list[x509.Certificate], trusted: s
                 "`sled device sign`"
             )
         known = found[0]
+        if not trusted:
+            _log.warning(
+                "%s brings the authority that this machine will trust, and nothing here vouches for it: SHA-256 %s. "
+                "Compare that with what `sled ca init` prints at the operator's before you go on, or give it with "
+                "--fingerprint: whoever made the file could be in the operator's place",
+                file,
+                fingerprint(known),
+            )
     if trusted and _plain(trusted) != _plain(fingerprint(known)):
         raise Refused(
             "wrong_authority",
             f"the authority has SHA-256 {fingerprint(known)}, and not {trusted}: it is not the one the operator named",
         )
     return known
+
+
+def _known_place(folder: IdentityFolder, name: str) -> Place:
+    """Return where a machine was told it belongs; what cannot be read, or was said of another, is not known."""
+    try:
+        known = folder.place()
+    except ProvisioningError:  # enrolling again is the way out of that
+        known = None
+    return known if known is not None and known.name == name else Place(name)
 
 
 def _plain(digest: str) -> str:

@@ -30,6 +30,11 @@ BESIDE: Final = "sled-renew@broker.service.d/authority.conf"
 """How the renewal of a broker differs."""
 
 
+AGENT_SPOOL: Final = PurePosixPath("/var/lib/sled-agent/spool.db")
+"""Where an agent that runs as a service keeps its requests. The unit says so, since it is replaced by a newer one while
+a configuration stays: an older one would not name it, and open requests would be left behind."""
+
+
 class ServiceRole(StrEnum):
     """What runs as a service."""
 
@@ -127,7 +132,7 @@ _DESCRIPTIONS: Final = {
     ServiceRole.BROKER: "SLED broker: MQTT for the fleet",
 }
 _OPTIONS: Final = {
-    ServiceRole.AGENT: " --spool %S/sled-agent/spool.db",
+    ServiceRole.AGENT: f" --spool {AGENT_SPOOL}",
     ServiceRole.VERIFIER: "",
     ServiceRole.BROKER: " --state %S/sled-broker/mqtt",
 }

@@ -53,7 +53,7 @@ class Settings:
         drafters: as for --drafter; by default the drafter that comes with sled.
         tokenizer: folder of the target's tokenizer; by default the drafter's.
         threads: for drafting; 0 for one.
-        spool: file of the agent; by default in the user's state folder.
+        spool: file of the agent; by default in the user's state folder, and that of an agent that is a service here.
         device: id of the agent, where there is no identity.
         config: file to check; what it says stands in for what was not told.
         revocations: a revocation list to look this machine up in.
@@ -275,13 +275,27 @@ class _Examiner:
     def _disk(self) -> None:
         from sled.checks.disk import check_space, check_spool  # noqa: PLC0415
 
-        state = platformdirs.user_state_path("sled")
+        spools = self._spools()
+        looked = [(spool, *check_spool(spool)) for spool in spools]
+        self._agent_runs = any(runs for _, runs, _ in looked)
+        if not looked:
+            self._checks.append(check_space(platformdirs.user_state_path("sled")))
+            return
+        spool, _, found = next((one for one in looked if one[1]), looked[-1])
+        self._checks += [check_space(spool.parent), found]
+
+    def _spools(self) -> list[Path]:
+        """Return where an agent of this machine may have its requests, the likeliest last."""
+        from provisioning.systemd import AGENT_SPOOL  # noqa: PLC0415
+
+        if self._settings.spool is not None:
+            return [self._settings.spool]
         name = self._settings.device or (self._identity.name if self._identity else "")
-        spool = self._settings.spool or (state / f"{name}.db" if name else None)
-        self._checks.append(check_space(spool.parent if spool else state))
-        if spool is not None:
-            self._agent_runs, found = check_spool(spool)
-            self._checks.append(found)
+        spools = [platformdirs.user_state_path("sled") / f"{name}.db"] if name else []
+        with contextlib.suppress(OSError):  # the service's folder is closed to all but root
+            if (service := Path(AGENT_SPOOL)).exists():
+                spools.append(service)
+        return spools
 
     def _reach(self) -> None:
         from broker.address import parse_addresses  # noqa: PLC0415

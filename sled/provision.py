@@ -169,9 +169,10 @@ def ca_serve(
 ) -> None:
     """Answer machines that enrol with a token or renew their certificate.
 
-    It needs an identity of role operator: `sled device create NAME --role operator --identity FOLDER`.
+    It needs an identity of role operator: `sled device create NAME --role operator --identity FOLDER`. It renews that
+    itself.
     """
-    from provisioning.serve import EnrolmentServer, ServeOptions
+    from provisioning.serve import EnrolmentServer, ServeOptions, renew_own
     from sled.connection import identified
     from sled.run import run_until_signalled
 
@@ -179,9 +180,11 @@ def ca_serve(
     opened, authority = _authority(folder, passphrase_file)
     if broker is not None:
         _addresses(broker)
-    own = identified(_identity_folder(identity), Role.OPERATOR, broker=broker, root=root or opened.root)
+    place, lifetime = _identity_folder(identity), timedelta(days=days)
+    renew_own(opened, authority, place, lifetime=lifetime, dry_run=dry_run)
+    own = identified(place, Role.OPERATOR, broker=broker, root=root or opened.root)
     options = ServeOptions(
-        own.address, own.client_id, own.tls, own.root, timedelta(days=days), end_after=seconds, dry_run=dry_run
+        own.address, own.client_id, own.tls, own.root, lifetime, end_after=seconds, dry_run=dry_run, identity=place
     )
     run_until_signalled(EnrolmentServer(opened, authority, options))
 

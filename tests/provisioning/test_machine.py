@@ -381,12 +381,56 @@ def test_by_file(office: AuthorityFolder, tmp_path: Path) -> None:
     assert folder.place() == Place("pi", "mqtts://desk", "sled/v1")
 
 
+def test_by_file_over_an_identity_that_is_in_use(office: AuthorityFolder, tmp_path: Path) -> None:
+    """While the certificate is on its way, the machine goes on as before, and afterwards where it was."""
+    folder, csr = IdentityFolder(tmp_path / "pi"), tmp_path / "pi.csr"
+    machine.write_signing_request(folder, csr, name="pi", broker="mqtts://desk", root="lab/sled")
+    machine.install_certificate(folder, sign(office, csr), now=NOW)
+    before = folder.require_identity()
+    machine.write_signing_request(folder, csr, name="pi")
+    assert folder.place() == Place("pi", "mqtts://desk", "lab/sled")
+    assert folder.require_identity().certificate == before.certificate
+    machine.install_certificate(folder, sign(office, csr), now=NOW)
+    assert folder.place() == Place("pi", "mqtts://desk", "lab/sled")
+    machine.write_signing_request(folder, csr, name="pi", broker="mqtts://other", root="sled/v1")
+    assert folder.place() == Place("pi", "mqtts://other", "sled/v1"), "what is said goes before what was"
+
+
+def test_by_file_where_the_place_is_damaged_or_anothers(tmp_path: Path) -> None:
+    folder, csr = IdentityFolder(tmp_path / "pi"), tmp_path / "pi.csr"
+    machine.write_signing_request(folder, csr, name="pi-2", broker="mqtts://desk")
+    machine.write_signing_request(folder, csr, name="pi")
+    assert folder.place() == Place("pi")
+    folder.place_file.write_bytes(b"{")
+    machine.write_signing_request(folder, csr, name="pi")
+    assert folder.place() == Place("pi")
+
+
 def test_by_file_from_an_authority_that_the_operator_did_not_name(office: AuthorityFolder, tmp_path: Path) -> None:
     folder, csr = IdentityFolder(tmp_path / "pi"), tmp_path / "pi.csr"
     machine.write_signing_request(folder, csr, name="pi")
     with pytest.raises(Refused, match="not the one the operator named"):
         machine.install_certificate(folder, sign(office, csr), now=NOW, trusted="00" * 32)
     assert folder.identity() is None
+
+
+def test_by_file_from_an_authority_that_nobody_has_named(
+    office: AuthorityFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is installed, and said what to compare; with a fingerprint, or a known authority, there is nothing to say."""
+    folder, csr = IdentityFolder(tmp_path / "pi"), tmp_path / "pi.csr"
+    machine.write_signing_request(folder, csr, name="pi")
+    certificate, trusted = sign(office, csr), fingerprint(office.certificate())
+    machine.install_certificate(folder, certificate, now=NOW, trusted=trusted, dry_run=True)
+    assert not caplog.records
+    machine.install_certificate(folder, certificate, now=NOW)
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert trusted in warning.getMessage()
+    assert "--fingerprint" in warning.getMessage()
+    machine.write_renewal_request(folder, csr)
+    machine.install_certificate(folder, sign(office, csr), now=NOW)
+    assert len(caplog.records) == 1
 
 
 def test_by_file_the_certificate_of_another(office: AuthorityFolder, tmp_path: Path) -> None:

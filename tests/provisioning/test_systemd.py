@@ -7,15 +7,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from provisioning.systemd import BESIDE, Device, ServiceRole, config_file, first_config, service_units
+from provisioning.systemd import (
+    AGENT_SPOOL,
+    BESIDE,
+    Device,
+    ServiceRole,
+    Unit,
+    config_file,
+    first_config,
+    service_units,
+)
 from sled.config import ROLES, parse
-
-if TYPE_CHECKING:
-    from provisioning.systemd import Unit
+from tests.provisioning.command import call
 
 PROGRAM = str(Path(sys.executable).resolve())  # `systemd-analyze verify` wants a program that is there
 EVERY = [(role, device) for role in ServiceRole for device in Device]
@@ -91,6 +97,33 @@ def test_renewal_is_guarded_too(analyze: str, role: ServiceRole, tmp_path: Path)
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
+def documented() -> Unit:
+    """The unit of `sled ca serve`, which people copy."""
+    text = (Path(__file__).parents[2] / "docs/install.md").read_text()
+    return Unit("sled-ca.service", text.partition("```ini\n")[2].partition("```")[0])
+
+
+def test_systemd_accepts_the_unit_that_is_documented(analyze: str, tmp_path: Path) -> None:
+    unit = documented()
+    there = Unit(unit.name, unit.text.replace("/opt/sled/bin/sled", PROGRAM))
+    (path,) = written(tmp_path, (there,))
+    result = run(analyze, "verify", "--man=no", path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert exposure(analyze, path) <= 3.0
+
+
+def test_what_is_documented_is_a_command(tmp_path: Path) -> None:
+    """It gets as far as the authority, which is not there; and may write where it has to."""
+    found = settings(documented())
+    program, *arguments = found["ExecStart"][0].split()
+    assert program == "/opt/sled/bin/sled"
+    here = [word.replace("/etc/sled", str(tmp_path)) for word in arguments]
+    result = call(*here)
+    assert f"{tmp_path / 'ca'} holds no authority" in str(result.exception)
+    named = [word for word in arguments if word.startswith("/")]
+    assert found["ReadWritePaths"] == [" ".join(named)]
+
+
 def test_a_broker_is_certified_by_the_authority_beside_it() -> None:
     beside = service_units(ServiceRole.BROKER, PROGRAM)[-1]
     assert settings(beside)["ExecStart"] == [
@@ -130,6 +163,13 @@ def test_a_role_steps_aside_while_its_certificate_is_renewed() -> None:
     renewal = settings(service_units(ServiceRole.AGENT, PROGRAM)[1])
     assert "systemctl stop sled-%i.service" in renewal["ExecStartPre"][0]
     assert "systemctl --no-block start sled-%i.service" in renewal["ExecStopPost"][0], "also where it failed"
+
+
+def test_the_agent_s_spool_is_in_its_own_folder() -> None:
+    """Where the doctor looks for it, too."""
+    found = settings(service_units(ServiceRole.AGENT, PROGRAM)[0])
+    assert found["ExecStart"][0].endswith(f" --spool {AGENT_SPOOL}")
+    assert str(AGENT_SPOOL.parent) == f"/var/lib/{found['StateDirectory'][0]}"
 
 
 def test_devices() -> None:

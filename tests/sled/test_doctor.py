@@ -8,7 +8,7 @@ import json
 import shutil
 import socket
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,7 +27,7 @@ from broker.tls import ServerTls, Tls
 from edge_agent.spool import Spool
 from edge_agent.tokenizer import ChatTokenizer
 from models.default import SHIPPED
-from provisioning import access, fleet
+from provisioning import access, fleet, systemd
 from provisioning.authority import Subject
 from provisioning.authority_folder import AuthorityFolder
 from provisioning.certificate import to_pem
@@ -111,6 +111,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(connection, "_QUIET", 0.3)
     monkeypatch.setattr(reach, "_LATE_ALERT", 0.2)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(systemd, "AGENT_SPOOL", PurePosixPath(tmp_path / "var/spool.db"))
     for name in ("SLED_BROKER", "SLED_ROOT", "SLED_IDENTITY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -311,6 +312,36 @@ def test_a_running_agent_is_not_disturbed(world: Fleet, tmp_path: Path) -> None:
     assert "running agent" in found["spool"].found
     assert outcomes(found)["MQTT"] == "skipped"
     assert outcomes(found)["TLS"] == "ok"
+
+
+def test_an_agent_that_runs_as_a_service_is_not_disturbed(
+    world: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to say where `sled install` has its spool; nor does a spool of one's own hide it, or it that one."""
+    service, own = tmp_path / "sled-agent/spool.db", tmp_path / "state/sled/pi.db"
+    monkeypatch.setattr(systemd, "AGENT_SPOOL", PurePosixPath(service))
+    arguments = ("agent", "--identity", str(world.pi.path), "--broker", world.address)
+    for running, idle in ((service, own), (own, service)):
+        Spool(idle).close()
+        spool = Spool(running)
+        try:
+            found = examine(*arguments, exit_code=WELL)
+        finally:
+            spool.close()
+        assert found["spool"].found == f"{running} is in use by a running agent"
+        assert outcomes(found)["MQTT"] == "skipped"
+    assert outcomes(examine(*arguments, exit_code=WELL))["MQTT"] == "ok"
+
+
+def test_the_folder_of_a_service_that_is_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """To all but root: they learn nothing of it, and everything else."""
+
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    examiner = doctor._Examiner(doctor.Settings("agent", tmp_path / "identity", device="pi"))
+    assert examiner._spools() == [tmp_path / "state/sled/pi.db"]
 
 
 def test_a_broker_without_rules() -> None:
