@@ -504,7 +504,7 @@ class Agent:
         """Take up the next request, if none is under way."""
         while self._active is None and self._waiting:
             self._active = Conversation(self._waiting.popleft(), self)
-            self._placement.begin(self._active.target)
+            self._placement.begin(self._active.target, self._active.length)
             terms = self._placement.pick(self._clock())
             if terms is not None:
                 self._tell(Placed(terms))
@@ -516,8 +516,7 @@ class Agent:
     def _tell(self, event: Event) -> None:
         if self._active is not None:
             self._active.receive(event)
-            if self._active.target:
-                self._placement.keep(self._active.target)
+            self._placement.keep(self._active.target, self._active.length)
             self._retire()
 
     def _retire(self) -> None:

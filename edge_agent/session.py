@@ -119,6 +119,7 @@ class Session:
         epoch: int = 0,
         committed: tuple[int, ...] = (),
         released: tuple[ReleasedRange, ...] = (),
+        room: int | None = None,
         link_up: bool = True,
         drafter_context: int = 1 << 30,
         roundtrip: RoundTrip | None = None,
@@ -135,6 +136,8 @@ class Session:
             epoch: the highest epoch counter this session ever used; 0 for a new session.
             committed: output tokens made durable by an earlier run.
             released: ranges of them that the target did not confirm.
+            room: output tokens that the text may have, as an earlier run settled; None if the first verifier settles
+                it.
             link_up: whether the broker is reachable now.
             drafter_context: the longest sequence the drafter takes, in tokens.
             roundtrip: shared between the sessions of a device, so that the timers start with what was learnt.
@@ -165,7 +168,8 @@ class Session:
         self._opening, self._read_from = True, 0
         self._roundtrip = roundtrip or RoundTrip()
         self._outage = Outage(outage)
-        self._max_tokens = request.max_tokens
+        self._settled = room is not None
+        self._max_tokens = request.max_tokens if room is None else room
         self._pending = Pending()
         self._flight: _Flight | None = None
         self._rounds = Rounds()
@@ -223,25 +227,32 @@ class Session:
     # Placement and link -------------------------------------------------------------------------------------------
 
     def _begin(self, event: Placed, now: float) -> list[Effect]:
-        """Open the first epoch of this run."""
-        return self._move(event.terms, now)
+        """Open the first epoch of this run; the first verifier of all settles how long the text may become."""
+        if not self._settled:
+            reason = self.request.unservable(event.terms)
+            if reason is not None:
+                return self._fail(reason.code, reason.sentence)
+            self._settled, self._max_tokens = True, self.request.room(event.terms)
+        if len(self.log) >= self._max_tokens:
+            return self._finish("length")
+        return self._move(event.terms, now) if self._can_serve(event.terms) else []
+
+    def _can_serve(self, terms: Terms) -> bool:
+        """Whether a verifier can hold all that the text may become: it must not end elsewhere for a smaller one."""
+        return self.request.room(terms) >= self._max_tokens and self.request.unservable(terms) is None
 
     def _place(self, event: Placed, now: float) -> list[Effect]:
-        """Go on with the picked verifier: the same one, or another in a fresh epoch."""
+        """Go on with the picked verifier: the same one, or another in a fresh epoch; wait if it cannot serve."""
         old, new = self._terms, event.terms
+        if not self._can_serve(new):
+            return self._unplace(Unplaced(), now)
         if old is None or old.verifier != new.verifier:
             return self._move(new, now)
         was_placed, self._placed, self._terms = self._placed, True, new
         return [] if was_placed and old.boot == new.boot else self._resume(now)
 
     def _move(self, terms: Terms, now: float) -> list[Effect]:
-        """Turn to a verifier in a fresh epoch, unless it cannot serve the request at all."""
-        reason = self.request.unservable(terms)
-        if reason is not None:
-            return self._fail(reason.code, reason.sentence)
-        self._max_tokens = self.request.room(terms)
-        if len(self.log) >= self._max_tokens:
-            return self._finish("length")
+        """Turn to a verifier in a fresh epoch."""
         self._placed = True
         return self._new_epoch(terms) + self._resume(now)
 
@@ -597,6 +608,9 @@ class Session:
         """
         if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
             return self._heard(refusal, now)
+        if refusal.code == "prompt_too_long" and len(self.log):
+            # It was started again with less memory, and its announcement is still on its way.
+            return self._unplace(Unplaced(), now)
         if refusal.retry_after == 0:
             return self._fail(refusal.code, refusal.sentence)
         if self._flight is None or refusal.round not in (None, self._flight.round):
@@ -672,7 +686,7 @@ def _to(*states: State) -> frozenset[State]:
 
 _Q, _D, _A, _O, _F = State
 _ACTIVE: dict[type[Event], _Row] = {
-    Placed: (Session._place, _to(_D, _A, _O, _F)),
+    Placed: (Session._place, _to(_D, _A, _O)),
     Unplaced: (Session._unplace, _to(_O)),
     LinkUp: (Session._link_back, _to(_D, _A, _O)),
     LinkDown: (Session._link_lost, _to(_O)),
@@ -688,7 +702,7 @@ _ACTIVE: dict[type[Event], _Row] = {
 
 TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
     _Q: {
-        Placed: (Session._begin, _to(_D, _A, _O, _F)),
+        Placed: (Session._begin, _to(_Q, _D, _A, _O, _F)),
         Unplaced: (Session._ignore, _to(_Q)),
         LinkUp: (Session._link_back_queued, _to(_Q)),
         LinkDown: (Session._link_lost_queued, _to(_Q)),

@@ -13,6 +13,7 @@ from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft
 from edge_agent.events import Cancelled, Drafted, LinkDown, LinkUp, Placed, Terms, Unplaced
 from edge_agent.outage import STALL, OutageMode, OutageRules
+from edge_agent.placement import Length
 from edge_agent.policy import FixedLength, Policy
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.spool import Progress, Spool, Spooled
@@ -453,6 +454,28 @@ def test_restart_with_a_stop_string_spooled_but_not_acted_on_ends_at_the_first_e
     assert conversation.over
     assert after.families()[-2:] == ["clear SESSION", "ANSWER"]
     assert (after.done().finish_reason, after.done().text) == ("stop", "the ")
+
+
+def test_restart_goes_on_with_the_length_that_the_first_verifier_settled(restart: Callable[[], Device]) -> None:
+    """Whoever verifies the rest: one that holds less has to wait its turn, one that holds more makes nothing longer."""
+    before = restart()
+    conversation = before.ask()
+    assert conversation.length == Length(len(PROMPT), 1000)
+    conversation.receive(Placed(Terms("v0", "1", 256, 50, frozenset({0}), target="tiny")))
+    settled = Length(len(PROMPT), 50 - len(PROMPT), settled=True)
+    assert (conversation.length, conversation.target) == (settled, "tiny")
+    after = restart()
+    conversation = after.ask()
+    assert (conversation.length, conversation.target) == (settled, "tiny")
+    conversation.receive(Placed(Terms("v1", "1", 256, 49, frozenset({0}))))
+    assert (after.families(), conversation.queued) == ([], True)
+    conversation.receive(V0)
+    assert codec.decode(after.published[0].payload, SessionContext).max_tokens == settled.output
+
+
+def test_prompt_that_the_verifier_cannot_hold_fails_at_once(device: Device) -> None:
+    device.ask().receive(Placed(Terms("v0", "1", 256, len(PROMPT), frozenset({0}))))
+    assert device.error().code == "prompt_too_long"
 
 
 def test_restart_queued_can_be_cancelled_and_clears_what_was_retained(restart: Callable[[], Device]) -> None:

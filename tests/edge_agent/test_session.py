@@ -136,6 +136,20 @@ def test_placed_queued_where_the_context_is_short_asks_for_fewer_tokens() -> Non
     assert PublishContext(context(max_tokens=5)) in machine.tell(Placed(terms(context_length=8)))
 
 
+def test_placed_queued_with_a_length_that_an_earlier_run_settled_waits_for_a_verifier_that_can_hold_it() -> None:
+    machine = Machine(epoch=3, committed=(21, 22), room=5)
+    for context_length in (2, 5, 7):
+        assert machine.tell(Placed(terms(context_length=context_length))) == []
+        assert machine.state() is State.QUEUED
+    published = PublishContext(context(4, committed=(21, 22), max_tokens=5))
+    assert published in machine.tell(Placed(terms(context_length=200))), "no more than was settled"
+
+
+def test_placed_queued_with_all_the_tokens_that_were_settled_ends() -> None:
+    machine = Machine(epoch=3, committed=(21, 22), room=2)
+    assert machine.tell(Placed(terms(context_length=200)))[-1] == Finished("length")
+
+
 def test_placed_queued_with_an_empty_prompt_fails() -> None:
     machine = Machine(prompt=())
     assert machine.tell(Placed(terms())) == [
@@ -1092,7 +1106,7 @@ def test_table_names_every_pair_but_those() -> None:
 def test_table_holds_for_everything_a_shell_can_produce_and_promises_nothing_else() -> None:
     """Random walks: no event is missing from the table, and every state it names as an outcome does come out."""
     seen: dict[tuple[State, type[Event]], set[State]] = defaultdict(set)
-    for seed in range(1500):
+    for seed in range(4000):
         shell = Shell(Random(seed))
         for _ in range(40):
             before, event, after = shell.step()
@@ -1120,11 +1134,36 @@ def test_table_outcomes_are_checked_by_the_machine_itself(monkeypatch: pytest.Mo
 # Found by review ------------------------------------------------------------------------------------------------------
 
 
-def test_placed_on_a_verifier_with_a_shorter_context_shortens_the_answer() -> None:
+@pytest.mark.parametrize("start", [drafting, awaiting, cut_off])
+@pytest.mark.parametrize(("verifier", "context_length"), [("v0", 22), ("v1", 22), ("v1", 4), ("v1", 2), ("v1", 0)])
+def test_placed_on_a_verifier_that_cannot_hold_the_text_waits(
+    start: Callable[[], Machine], verifier: str, context_length: int
+) -> None:
+    """Where a text ends must not depend on who verifies it."""
+    machine = start()
+    machine.tell(LinkUp())
+    effects = machine.tell(Placed(terms(verifier, context_length=context_length)))
+    assert not {type(effect) for effect in effects} & {PublishContext, PublishDraft, Finished, Failed}
+    assert (machine.state(), machine.session.verifier) == (State.OUTAGE, "v0")
+    assert PublishContext(context(2, owner="v2")) in machine.tell(Placed(terms("v2", context_length=23)))
+
+
+def test_placed_on_a_verifier_with_a_longer_context_makes_no_text_longer() -> None:
+    machine = Machine()
+    machine.tell(Placed(terms(context_length=8)))
+    assert PublishContext(context(2, owner="v1", max_tokens=5)) in machine.tell(Placed(terms("v1")))
+
+
+def test_refusal_as_too_long_of_a_text_under_way_waits_for_another_announcement() -> None:
+    """The verifier was started again with less memory, and read the context before it announced itself."""
     machine = awaiting()
-    effects = machine.tell(Placed(terms("v1", context_length=10)))
-    (published,) = [effect.context for effect in effects if isinstance(effect, PublishContext)]
-    assert len(published.prompt) + published.max_tokens == 10
+    machine.tell(verdict(1, (21, 30)))
+    machine.draft(31, 32)
+    effects = machine.tell(refusal("prompt_too_long"))
+    assert Failed not in {type(effect) for effect in effects}
+    assert machine.state() is State.OUTAGE
+    machine.tell(Placed(terms("v1")))
+    assert machine.state() is State.AWAITING
 
 
 def test_refusal_of_another_session_is_ignored() -> None:

@@ -436,12 +436,28 @@ def test_release_stops_where_a_context_could_not_say_it() -> None:
 
 
 def test_release_never_says_more_than_the_text_may_have() -> None:
-    """Another verifier has less room than was drafted for."""
-    machine = awaiting(23, 24, 25, outage=RELEASE)
+    """Not even where another verifier has less room than was drafted for: the text has what it began with."""
+    machine = Machine(outage=RELEASE)
+    machine.tell(Placed(terms(context_length=len(PROMPT) + 4)))
+    machine.draft(21, 22, 23)
     machine.tell(LinkDown())
-    machine.tell(Placed(terms("v1", context_length=len(PROMPT) + 4)))
+    machine.tell(Placed(terms("v1", context_length=len(PROMPT) + 2)))
+    machine.tell(TimerFired())
+    machine.tell(TimerFired())
+    machine.tell(TimerFired())
+    machine.draft(24)
+    assert machine.committed == (21, 22, 23, 24)
+    assert machine.state() is State.FINISHED
+
+
+def test_release_never_says_more_than_an_earlier_run_settled() -> None:
+    machine = Machine(outage=RELEASE, room=4)
+    machine.tell(Placed(terms()))
+    machine.draft(21, 22, 23)
+    machine.tell(LinkDown())
     for _ in range(3):
         machine.tell(TimerFired())
+    machine.draft(24)
     assert machine.committed == (21, 22, 23, 24)
     assert machine.state() is State.FINISHED
 
