@@ -101,6 +101,7 @@ class _Flight(Struct, frozen=True):
 
     round: int
     sent_at: float
+    timeout: float
     usual: bool
 
 
@@ -254,7 +255,7 @@ class Session:
     def _move(self, terms: Terms, now: float) -> list[Effect]:
         """Turn to a verifier in a fresh epoch."""
         self._placed = True
-        return self._new_epoch(terms) + self._resume(now)
+        return self._new_epoch(terms) + self._resume(now, moved=True)
 
     def _unplace(self, _event: Unplaced, _now: float) -> list[Effect]:
         self._placed = False
@@ -294,11 +295,14 @@ class Session:
         outage.counting = True
         return [StartTimer(self._patience()), *self._draft_on()]
 
-    def _resume(self, now: float) -> list[Effect]:
+    def _resume(self, now: float, *, moved: bool = False) -> list[Effect]:
         """Send again what was sent, or what is pending once it is enough; stall while link or verifier is missing."""
         if not self._within_reach:
             return self._stall()
-        self._outage.over()
+        if moved:
+            self._outage.moved(self.verifier)
+        else:
+            self._outage.over()
         effects = self._reopen()
         if self._flight or self._reading or self._enough() or not self._can_draft():
             self.state = State.AWAITING
@@ -356,9 +360,9 @@ class Session:
         )
         number = self._rounds.begin(Asked(base, proposals, run))
         usual = not (resend or self._opening) and len(draft) <= self.longest_draft
-        self._flight = _Flight(number, now, usual)
-        self.tally.resends += resend
         timeout = self._timeout(run)
+        self._flight = _Flight(number, now, timeout, usual)
+        self.tally.resends += resend
         bundle = DraftBundle(
             VERSION,
             "draft",
@@ -394,14 +398,24 @@ class Session:
     # Outages ------------------------------------------------------------------------------------------------------
 
     def _timer(self, _event: TimerFired, now: float) -> list[Effect]:
-        """No answer in time: send again, with the extras; after too many in a row, call it an outage."""
+        """No answer in time: send again, with the extras; look for another verifier, then call it an outage.
+
+        Drafts are made final or shown only once nobody else could take over, which is known when a doubt has come back
+        as the timer it started.
+        """
         if not self._within_reach:
             return self._still_away(now)
-        self._roundtrip.back_off()
+        outage = self._outage
         doubt: list[Effect] = []
-        if self._outage.failed(now):
-            self.state = State.OUTAGE
-            doubt = [Doubt(self.verifier)]
+        if outage.hesitating:
+            outage.fall_back()
+        else:
+            self._roundtrip.back_off()
+            if outage.unanswered(self.verifier, now, self._flight.timeout if self._flight else 0.0):
+                self.state = State.OUTAGE
+            doubt = [Doubt(self.verifier)] if outage.doubtful else []
+        if outage.hesitating:
+            return [*doubt, StartTimer(0.0)]
         effects = self._make_do()
         if self.state is State.FINISHED:
             return effects
@@ -451,7 +465,7 @@ class Session:
         """What the message says is void; but whoever says it is there, so that making do has an end."""
         self.tally.ignored += 1
         theirs = message.session == self.request.session
-        return self._resume(now) if theirs and self._outage.fallen_back and self._within_reach else []
+        return self._resume(now) if theirs and self._outage.lasting and self._within_reach else []
 
     # Drafting -----------------------------------------------------------------------------------------------------
 
@@ -589,7 +603,7 @@ class Session:
         effects: list[Effect] = [self._publish_context()]
         if not self._within_reach:
             return effects
-        if self._outage.fallen_back:
+        if self._outage.lasting:
             self._outage.over()
         if self._flight:
             effects += self._send(now, resend=True)
