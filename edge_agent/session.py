@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     from edge_agent.policy import Policy
     from edge_agent.request import Request
 
+LEAST_PUT_OFF: Final = 0.1
+"""Seconds that a session waits at least when it is refused for now, however little the verifier asks for."""
 MAX_COUNTER: Final = 2**52
 """No honest agent gets here; a verifier that claims to know such an epoch is not followed out of the wire's range."""
 
@@ -174,6 +176,7 @@ class Session:
         self._pending = Pending()
         self._flight: _Flight | None = None
         self._rounds = Rounds()
+        self._put_off = False
         self._since: float | None = None
         self._most_run = run
         self._run_hint = run
@@ -358,6 +361,7 @@ class Session:
             if draft or (self._opening and self._reading)
             else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
         )
+        self._put_off = False
         number = self._rounds.begin(Asked(base, proposals, run))
         usual = not (resend or self._opening) and len(draft) <= self.longest_draft
         timeout = self._timeout(run)
@@ -405,6 +409,8 @@ class Session:
         """
         if not self._within_reach:
             return self._still_away(now)
+        if self._put_off:
+            return self._reopen() + self._send(now, resend=True)
         outage = self._outage
         doubt: list[Effect] = []
         if outage.hesitating:
@@ -618,7 +624,8 @@ class Session:
         """Wait as long as the verifier asks for, or give up where waiting cannot help.
 
         It asks everybody it refuses for the same, so that each waits up to half as long again, or they would all be
-        back at once; how much is drawn from the session's id and round.
+        back at once; how much is drawn from the session's id and round. To be put off is an answer: nothing has gone
+        unanswered when that time is over.
         """
         if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
             return self._heard(refusal, now)
@@ -630,13 +637,12 @@ class Session:
         if self._flight is None or refusal.round not in (None, self._flight.round):
             return self._heard(refusal, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
-        delay = max(refusal.retry_after / 1e6, self._timeout()) * spread
+        delay = max(refusal.retry_after / 1e6, LEAST_PUT_OFF) * spread
         doubt = Doubt(self.verifier, delay)
-        if self._outage.stalls:
-            return [StartTimer(delay), doubt]
         if not self._within_reach:
             return [doubt]
-        self._outage.over()  # to be put off is an answer
+        self._outage.over()
+        self._put_off, self.state = True, State.AWAITING
         return [StartTimer(delay), doubt]
 
     # Ends ---------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from edge_agent.events import (
 from edge_agent.outage import STALL
 from edge_agent.policy import Confidence, FixedLength
 from edge_agent.roundtrip import RoundTrip
-from edge_agent.session import TRANSITIONS, Session, State
+from edge_agent.session import LEAST_PUT_OFF, TRANSITIONS, Session, State
 from schemas.limits import MAX_DRAFT_TOKENS
 from schemas.messages import Epoch, Refusal, Resync, StopRules, Verdict
 from tests.edge_agent.machine import (
@@ -967,13 +967,45 @@ def test_refusal_for_now_waits_as_long_as_asked_for_then_sends_again() -> None:
     assert doubt == Doubt("v0", timer.delay)
     assert machine.state() is State.AWAITING
     machine.now = timer.delay
-    assert sent(machine.tell(TimerFired())) == [bundle(2, (21, 22), timeout=4.0)]
+    assert sent(machine.tell(TimerFired())) == [bundle(2, (21, 22))], "with no more patience than before"
 
 
-def test_refusal_for_now_never_waits_less_than_for_a_verdict() -> None:
+def test_refusal_for_now_waits_no_longer_than_asked_for_and_half_as_long_again() -> None:
+    """Whatever patience the rounds before have come to."""
+    machine = awaiting()
+    machine.tell(TimerFired())
+    machine.tell(TimerFired())
+    timer, _ = machine.tell(refusal(number=3, retry_after=500_000))
+    assert isinstance(timer, StartTimer)
+    assert 0.5 <= timer.delay <= 0.75
+
+
+def test_refusal_for_now_waits_a_little_whatever_the_verifier_asks_for() -> None:
     timer, _ = awaiting().tell(refusal(retry_after=1))
     assert isinstance(timer, StartTimer)
-    assert timer.delay >= FIRST_TIMEOUT
+    assert timer.delay >= LEAST_PUT_OFF
+
+
+def test_refusal_for_now_is_an_answer() -> None:
+    machine = awaiting()
+    for number in (1, 4, 7):
+        machine.tell(TimerFired())
+        machine.tell(TimerFired())
+        machine.tell(refusal(number=number + 2, retry_after=5_000_000))
+        effects = machine.tell(TimerFired())
+        assert len(sent(effects)) == 1
+        assert Doubt("v0") not in effects
+        assert machine.state() is State.AWAITING
+    assert machine.session.tally.outages == 0
+
+
+def test_refusal_for_now_ends_an_outage() -> None:
+    machine = awaiting()
+    for _ in range(STALL.failures):
+        machine.tell(TimerFired())
+    assert machine.state() is State.OUTAGE
+    machine.tell(refusal(number=4, retry_after=5_000_000))
+    assert machine.state() is State.AWAITING
 
 
 def test_refusal_for_now_does_not_bring_everybody_back_at_once() -> None:
