@@ -81,6 +81,8 @@ if TYPE_CHECKING:
 
 LEAST_PUT_OFF: Final = 0.1
 """Seconds that a session waits at least when it is refused for now, however little the verifier asks for."""
+MOST_PUT_OFFS: Final = 3
+"""Times in a row that a verifier puts off a session it serves before another one is looked for."""
 MAX_COUNTER: Final = 2**52
 """No honest agent gets here; a verifier that claims to know such an epoch is not followed out of the wire's range."""
 
@@ -176,7 +178,7 @@ class Session:
         self._pending = Pending()
         self._flight: _Flight | None = None
         self._rounds = Rounds()
-        self._put_off = False
+        self._put_off, self._put_offs = False, 0
         self._since: float | None = None
         self._most_run = run
         self._run_hint = run
@@ -333,6 +335,7 @@ class Session:
 
     def _read_anew(self) -> None:
         """From the next round on until one is answered, the verifier has the whole log to read."""
+        self._put_offs = 0
         self._opening, self._read_from = True, self._rounds.number + 1
 
     def _reopen(self) -> list[Effect]:
@@ -584,6 +587,7 @@ class Session:
         asked = self._rounds.settle(verdict.round, verdict.base)
         drafted = len(asked.proposals)
         self.tally.rounds += 1
+        self._put_offs = 0
         self._opening &= verdict.round < self._read_from
         self.tally.committed += len(verdict.tokens) - (len(self.log) - verdict.base)
         self.tally.drafted += drafted
@@ -626,6 +630,9 @@ class Session:
         It asks everybody it refuses for the same, so that each waits up to half as long again, or they would all be
         back at once; how much is drawn from the session's id and round. To be put off is an answer: nothing has gone
         unanswered when that time is over.
+
+        A verifier that has the log in memory is left only if it goes on like this: another one would have to read all
+        of it, which is more work than what was refused.
         """
         if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
             return self._heard(refusal, now)
@@ -638,12 +645,14 @@ class Session:
             return self._heard(refusal, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
         delay = max(refusal.retry_after / 1e6, LEAST_PUT_OFF) * spread
-        doubt = Doubt(self.verifier, delay)
+        self._put_offs += 1
+        serves = refusal.round is not None and not self._opening
+        doubt = [] if serves and self._put_offs < MOST_PUT_OFFS else [Doubt(self.verifier, delay)]
         if not self._within_reach:
-            return [doubt]
+            return list(doubt)
         self._outage.over()
         self._put_off, self.state = True, State.AWAITING
-        return [StartTimer(delay), doubt]
+        return [StartTimer(delay), *doubt]
 
     # Ends ---------------------------------------------------------------------------------------------------------
 

@@ -999,6 +999,50 @@ def test_refusal_for_now_is_an_answer() -> None:
     assert machine.session.tally.outages == 0
 
 
+def put_off(machine: Machine, number: int | None) -> bool:
+    """Whether a refusal of a round for now has another verifier looked for."""
+    effects = machine.tell(refusal(number=number, retry_after=5_000_000))
+    assert any(isinstance(effect, StartTimer) for effect in effects)
+    return any(isinstance(effect, Doubt) for effect in effects)
+
+
+def served() -> Machine:
+    """A machine that awaits the verdict of round 2, and whose first one v0 has answered."""
+    machine = awaiting()
+    machine.tell(verdict(1, (21, 30)))
+    machine.draft(31, 32)
+    return machine
+
+
+def test_refusal_for_now_of_a_session_that_is_not_served_yet_has_another_verifier_looked_for() -> None:
+    assert put_off(awaiting(), 1)
+
+
+def test_refusal_for_now_of_a_context_has_another_verifier_looked_for() -> None:
+    assert put_off(served(), None)
+
+
+def test_refusal_for_now_of_a_session_that_is_served_moves_it_only_the_third_time_in_a_row() -> None:
+    """Another verifier would have to read the whole log first."""
+    machine = served()
+    doubts = []
+    for number in (2, 3, 4, 5):
+        doubts.append(put_off(machine, number))
+        machine.tell(TimerFired())
+    assert doubts == [False, False, True, True]
+    machine.tell(verdict(6, (31, 33), after=(21, 30)))
+    machine.draft(41, 42)
+    assert not put_off(machine, 7), "a verdict came between"
+
+
+@pytest.mark.parametrize("event", [resync(number=2), Placed(terms("v1"))], ids=["forgotten", "moved"])
+def test_refusal_for_now_by_a_verifier_that_has_yet_to_read_the_log_has_another_looked_for(event: Event) -> None:
+    machine = served()
+    machine.tell(event)
+    effects = machine.tell(refusal(epoch=machine.session.epoch.counter, number=3, retry_after=5_000_000))
+    assert [type(effect) for effect in effects] == [StartTimer, Doubt]
+
+
 def test_refusal_for_now_ends_an_outage() -> None:
     machine = awaiting()
     for _ in range(STALL.failures):
