@@ -100,6 +100,10 @@ class Surroundings(Protocol):
         """Look for another verifier: this one does not answer, or asks to be left alone for so long."""
         ...
 
+    def credit(self, verifier: str) -> None:
+        """Hold nothing against a verifier that has answered a round."""
+        ...
+
     def decode(self, tokens: list[int]) -> str:
         """Turn token ids into text."""
         ...
@@ -171,9 +175,12 @@ class Conversation:
             return
         if isinstance(event, Placed) and self._room is None:
             self._settle(event.terms)
-        before, had_fallen = self._session.state, self._session.fallen_back
+        before, had_fallen, rounds = self._session.state, self._session.fallen_back, self.tally.rounds
         for effect in _soonest(self._session.receive(event, self._around.now())):
             self._carry_out(effect)
+        if self.tally.rounds > rounds:
+            # Only what continues the log is of the verifier in use; it may be another's, late.
+            self._around.credit(self._session.verifier)
         self._log_change(event, before, had_fallen=had_fallen)
         if self._answer.stopped and not self.over:
             self.receive(StopFound())

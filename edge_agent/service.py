@@ -383,8 +383,6 @@ class Agent:
         active = self._active
         if active is not None and message.session == active.request.session:
             active.bytes_down += len(payload)
-            if isinstance(message, Verdict) and self._placement.current is not None:
-                self._placement.health.answered(self._placement.current)
             self._tell(message)
             self._compare_speeds()
         elif isinstance(message, Resync) and not self._knows(message.session):
@@ -591,6 +589,10 @@ class Agent:
             self._placement.health.failed(verifier, self._clock())
         else:
             self._placement.health.busy(verifier, seconds, self._clock())
+
+    def credit(self, verifier: str) -> None:
+        """Hold nothing against a verifier that has answered a round."""
+        self._placement.health.answered(verifier)
 
     def draft(self, session: bytes, wish: Draft) -> None:
         """Have a token drafted."""

@@ -71,6 +71,7 @@ class Device:
         self.wishes: list[tuple[bytes, Draft]] = []
         self.order: list[str] = []
         self.doubts: list[tuple[str, float | None]] = []
+        self.credits: list[str] = []
         self.say = Delivery(self.device, self.topics, self.spool, self.publish, self.now).say
 
     def now(self) -> float:
@@ -97,6 +98,9 @@ class Device:
 
     def doubt(self, verifier: str, seconds: float | None) -> None:
         self.doubts.append((verifier, seconds))
+
+    def credit(self, verifier: str) -> None:
+        self.credits.append(verifier)
 
     def decode(self, tokens: list[int]) -> str:
         return bytes(token for token in tokens if token).decode(errors="replace")
@@ -484,6 +488,23 @@ def test_restart_queued_can_be_cancelled_and_clears_what_was_retained(restart: C
     after.ask().receive(Cancelled())
     assert after.families() == ["ANSWER", "clear SESSION", "ANSWER"]
     assert (after.done().finish_reason, after.done().text) == ("cancelled", "Hi")
+
+
+def test_only_a_verdict_that_was_taken_in_is_to_the_credit_of_its_verifier(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hi"))
+    assert device.credits == ["v0"]
+    conversation.receive(say("Hi"))
+    conversation.receive(Placed(Terms("v1", "1", 256, 2000, frozenset({0}))))
+    conversation.receive(say(" you", after="Hi", number=2))
+    assert device.credits == ["v0"], "said again, and late by a verifier that was left"
+    conversation.receive(say(" you", after="Hi", number=2, epoch=2))
+    assert device.credits == ["v0", "v1"]
+
+
+def test_the_last_verdict_is_to_the_credit_of_its_verifier(device: Device) -> None:
+    started(device).receive(say("Hi", finish="stop"))
+    assert device.credits == ["v0"]
 
 
 def test_refusal_for_now_has_another_verifier_looked_for(device: Device) -> None:
