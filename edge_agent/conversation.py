@@ -100,6 +100,10 @@ class Surroundings(Protocol):
         """Look for another verifier: this one does not answer, or asks to be left alone for so long."""
         ...
 
+    def moved(self, request: str, left: str, verifier: str) -> None:
+        """Note that a request has left one verifier for another."""
+        ...
+
     def credit(self, verifier: str) -> None:
         """Hold nothing against a verifier that has answered a round."""
         ...
@@ -176,8 +180,11 @@ class Conversation:
         if isinstance(event, Placed) and self._room is None:
             self._settle(event.terms)
         before, had_fallen, rounds = self._session.state, self._session.fallen_back, self.tally.rounds
+        verifier = self._session.verifier
         for effect in _soonest(self._session.receive(event, self._around.now())):
             self._carry_out(effect)
+        if verifier not in ("", self._session.verifier):
+            self._around.moved(self.request.id, verifier, self._session.verifier)
         if self.tally.rounds > rounds:
             # Only what continues the log is of the verifier in use; it may be another's, late.
             self._around.credit(self._session.verifier)

@@ -16,18 +16,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
 from edge_agent.events import Terms
-from edge_agent.health import Health
+from edge_agent.health import Complaint, Health
 
 if TYPE_CHECKING:
     from schemas.messages import VerifierState
 
 LONGEST_ROUND: Final = 60.0
 """Seconds of announced round time that an agent believes; it waits at least that long before it sends again."""
+
+Reason = Literal["gone", "unfit", "draining"] | Complaint
+"""Why a verifier was left: it was away, announced something else than the text needs, drains, or is doubted."""
 
 
 class Misfit(Struct, frozen=True):
@@ -131,6 +134,16 @@ class Placement:
         state = self._states[current]
         self._numerics = state.numerics
         return _terms(current, state)
+
+    def reason(self, left: str, now: float) -> Reason:
+        """Say why a verifier has just been left for another; `now` is in seconds."""
+        state = self._states.get(left)
+        if state is None or state.status != "online":
+            return "gone"
+        whole = self._length.prompt + self._length.output
+        if not self._serves(state) or (self._length.settled and state.context_length < whole):
+            return "unfit"
+        return "draining" if state.draining else self.health.complaint(left, now) or "gone"
 
     def misfit(self) -> Misfit | None:
         """Say why no announced verifier will ever do, or None if one may or none has announced itself.

@@ -419,7 +419,6 @@ class Agent:
             return  # what has not been heard from could not be heard from
         terms = self._placement.pick(self._clock())
         if terms is not None and terms.verifier != before:
-            _log.warning("turning from verifier %s to %s", before, terms.verifier)
             self._tell(Placed(terms))
 
     def _own_state(self, payload: bytes) -> None:
@@ -589,6 +588,13 @@ class Agent:
             self._placement.health.failed(verifier, self._clock())
         else:
             self._placement.health.busy(verifier, seconds, self._clock())
+
+    def moved(self, request: str, left: str, verifier: str) -> None:
+        """Note that a request has left one verifier for another."""
+        reason = self._placement.reason(left, self._clock())
+        level = logging.INFO if reason in ("busy", "draining") else logging.WARNING
+        _log.log(level, "request %s moves from verifier %s to %s (%s)", request, left, verifier, reason)
+        self.metrics.moves.labels(reason).inc()
 
     def credit(self, verifier: str) -> None:
         """Hold nothing against a verifier that has answered a round."""

@@ -71,6 +71,7 @@ class Device:
         self.wishes: list[tuple[bytes, Draft]] = []
         self.order: list[str] = []
         self.doubts: list[tuple[str, float | None]] = []
+        self.moves: list[tuple[str, str, str]] = []
         self.credits: list[str] = []
         self.say = Delivery(self.device, self.topics, self.spool, self.publish, self.now).say
 
@@ -98,6 +99,9 @@ class Device:
 
     def doubt(self, verifier: str, seconds: float | None) -> None:
         self.doubts.append((verifier, seconds))
+
+    def moved(self, request: str, left: str, verifier: str) -> None:
+        self.moves.append((request, left, verifier))
 
     def credit(self, verifier: str) -> None:
         self.credits.append(verifier)
@@ -488,6 +492,18 @@ def test_restart_queued_can_be_cancelled_and_clears_what_was_retained(restart: C
     after.ask().receive(Cancelled())
     assert after.families() == ["ANSWER", "clear SESSION", "ANSWER"]
     assert (after.done().finish_reason, after.done().text) == ("cancelled", "Hi")
+
+
+def test_move_to_another_verifier_is_noted_once(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(V0)
+    conversation.receive(Unplaced())
+    conversation.receive(V0)
+    assert device.moves == []
+    conversation.receive(Unplaced())
+    for _ in range(2):
+        conversation.receive(Placed(Terms("v1", "1", 256, 2000, frozenset({0}))))
+    assert device.moves == [("ask-1", "v0", "v1")]
 
 
 def test_only_a_verdict_that_was_taken_in_is_to_the_credit_of_its_verifier(device: Device) -> None:

@@ -407,6 +407,28 @@ def test_a_busy_verifier_is_left_alone_for_as_long_as_it_asks() -> None:
     assert picked(placement, 1.0) == "v1"
 
 
+def test_reason_says_why_a_verifier_was_left() -> None:
+    placement = sized(v0=200)
+    placement.keep("tiny", Length(50, 100, settled=True))
+    placement.health.failed("v0", 0.0)
+    assert placement.reason("v0", FIRST_DELAY - 0.1) == "silent"
+    placement.health.busy("v0", FIRST_DELAY - 0.1, 0.0)
+    assert placement.reason("v0", 1.0) == "silent", "still, and for longer"
+    placement.health.busy("v0", 20.0, 0.0)
+    assert placement.reason("v0", 19.0) == "busy"
+    assert placement.reason("v0", 20.0) == "standstill"
+    for changed, reason in (
+        (replace(state(), draining=True), "draining"),
+        (replace(state(), context_length=149), "unfit"),
+        (replace(state(), target="other"), "unfit"),
+        (OFFLINE, "gone"),
+        (None, "gone"),
+        (replace(state(), boot="b008"), "gone"),
+    ):
+        placement.announce("v0", changed, 0.0)
+        assert placement.reason("v0", 1.0) == reason
+
+
 def test_another_run_of_a_verifier_has_nothing_against_it() -> None:
     placement = Placement("pi", OURS)
     placement.announce("v0", state(), 0.0)
