@@ -76,6 +76,7 @@ class Outage:
         self.hesitating = False
         self._failures: deque[tuple[float, float]] = deque(maxlen=rules.failures)
         self._count = 0
+        self._silence = min(SILENCE, rules.failures)
         self._silent: set[str] = set()
         self._absences = 0
 
@@ -97,7 +98,7 @@ class Outage:
     @property
     def doubtful(self) -> bool:
         """Whether another verifier is to be looked for."""
-        return self._count >= min(SILENCE, self.rules.failures)
+        return self._count >= self._silence
 
     @property
     def lasting(self) -> bool:
@@ -127,7 +128,7 @@ class Outage:
         enough = self.failed(now, waited)
         if self.doubtful:
             self._silent.add(verifier)
-        if enough and not doubted and not self.stalls:
+        if enough and self.doubtful and not doubted and not self.stalls:
             self.hesitating = True
         elif enough:
             self.fall_back()
@@ -158,19 +159,24 @@ class Outage:
     def over(self) -> None:
         """There is an answer, or link and verifier are back: count from the beginning."""
         self._silent.clear()
+        self._silence = min(SILENCE, self.rules.failures)
+        self._failures.clear()
         self._start_over()
 
     def moved(self, verifier: str) -> None:
         """Another verifier takes over: count from the beginning, unless it was silent since the last answer itself.
 
-        So where all are silent, a session does not go from one to the next for ever without making do.
+        Where all are silent, a session does not go from one to the next for ever without making do. And it stays with
+        each for twice as many rounds as before: to read a long text may take long, and a move begins that anew.
         """
-        self._start_over(keep=verifier in self._silent)
-
-    def _start_over(self, *, keep: bool = False) -> None:
-        if not keep:
+        if verifier in self._silent:
+            self._silence *= 2
+        else:
             self._failures.clear()
-            self._count = 0
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._count = 0
         self._absences = 0
         self.counting = False
         self.fallen_back = False

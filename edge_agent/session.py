@@ -205,7 +205,7 @@ class Session:
         """What keeps the session from going on, in words."""
         if not self._link_up:
             return "the link is down"
-        return "the verifier does not answer" if self._placed else "there is no verifier"
+        return "the verifier does not answer" if self._placed else "there is no verifier for it"
 
     @property
     def longest_draft(self) -> int:

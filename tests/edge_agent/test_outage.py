@@ -85,6 +85,25 @@ def test_a_verifier_that_takes_over_is_given_as_many_rounds_unless_it_was_silent
     assert [outage.unanswered("v0", 1.0, 2.0) for _ in range(3)] == [False, False, True]
 
 
+def test_session_stays_ever_longer_with_verifiers_that_are_all_silent() -> None:
+    """Each may be reading a long text, which a move begins anew."""
+    outage = Outage(STALL)
+    stays = []
+    for verifier in ("v0", "v1", "v0", "v1"):
+        outage.moved(verifier)
+        rounds = 0
+        while not outage.doubtful:
+            outage.unanswered(verifier, 1.0, 30.0)
+            rounds += 1
+        stays.append(rounds)
+    assert stays == [2, 2, 4, 8]
+    outage.over()
+    outage.unanswered("v1", 1.0, 2.0)
+    assert not outage.doubtful
+    outage.unanswered("v1", 1.0, 2.0)
+    assert outage.doubtful
+
+
 def test_over_counts_from_the_beginning() -> None:
     outage = Outage(RELEASE)
     for _ in range(3):

@@ -674,4 +674,4 @@ def test_missing_says_what_keeps_a_session_from_going_on() -> None:
     assert cut_off(outage=RELEASE).session.missing == "the link is down"
     machine = drafting(outage=RELEASE)
     machine.tell(Unplaced())
-    assert machine.session.missing == "there is no verifier"
+    assert machine.session.missing == "there is no verifier for it"
