@@ -25,6 +25,7 @@ from edge_agent.effects import (
 )
 from edge_agent.events import Event, Placed, StopFound, TimerFired
 from edge_agent.outage import STALL, OutageMode, OutageRules
+from edge_agent.placement import Length
 from edge_agent.request import Request
 from edge_agent.session import Session, State
 from edge_agent.spool import SpoolError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
+    from edge_agent.events import Terms
     from edge_agent.policy import Policy
     from edge_agent.roundtrip import RoundTrip
     from edge_agent.spool import Spool, Spooled
@@ -98,6 +100,14 @@ class Surroundings(Protocol):
         """Look for another verifier: this one does not answer, or asks to be left alone for so long."""
         ...
 
+    def moved(self, request: str, left: str, verifier: str) -> None:
+        """Note that a request has left one verifier for another."""
+        ...
+
+    def credit(self, verifier: str) -> None:
+        """Hold nothing against a verifier that has answered a round."""
+        ...
+
     def decode(self, tokens: list[int]) -> str:
         """Turn token ids into text."""
         ...
@@ -128,6 +138,7 @@ class Conversation:
             epoch=before.epoch,
             committed=before.committed,
             released=before.released,
+            room=before.room,
             link_up=around.link_up,
             drafter_context=around.drafter_context,
             roundtrip=around.roundtrip,
@@ -138,6 +149,7 @@ class Conversation:
         self.over = False
         self.outcome = ""
         self.target = before.target
+        self._room = before.room
         if request.revise and before.runs:
             self._say(self._answer.start_over(before.committed))
         elif before.committed:
@@ -155,19 +167,37 @@ class Conversation:
         """Whether no verifier has been found yet."""
         return self._session.state is State.QUEUED
 
+    @property
+    def length(self) -> Length:
+        """How many tokens a verifier must be able to hold."""
+        room = self._room
+        return Length(len(self.request.prompt), self.request.max_tokens if room is None else room, room is not None)
+
     def receive(self, event: Event) -> None:
         """Tell the session what happened and carry out what it wants."""
         if self.over:
             return
-        if isinstance(event, Placed) and not self.target:
-            self.target = event.terms.target
-            self._around.spool.keep_target(self.request.session, self.target)
-        before, had_fallen = self._session.state, self._session.fallen_back
+        if isinstance(event, Placed) and self._room is None:
+            self._settle(event.terms)
+        before, had_fallen, rounds = self._session.state, self._session.fallen_back, self.tally.rounds
+        verifier = self._session.verifier
         for effect in _soonest(self._session.receive(event, self._around.now())):
             self._carry_out(effect)
+        if verifier not in ("", self._session.verifier):
+            self._around.moved(self.request.id, verifier, self._session.verifier)
+        if self.tally.rounds > rounds:
+            # Only what continues the log is of the verifier in use; it may be another's, late.
+            self._around.credit(self._session.verifier)
         self._log_change(event, before, had_fallen=had_fallen)
         if self._answer.stopped and not self.over:
             self.receive(StopFound())
+
+    def _settle(self, terms: Terms) -> None:
+        """The first verifier settles whose text it is and how long it may become, for all others and later runs."""
+        room = self._session.request.room(terms)
+        if room > 0:
+            self.target, self._room = self.target or terms.target, room
+            self._around.spool.settle(self.request.session, self.target, room)
 
     def _log_change(self, event: Event, before: State, *, had_fallen: bool) -> None:
         """Say what an event has come to, if it has changed where the session stands."""

@@ -8,7 +8,7 @@ recovers is used again and one that does not is tried ever more rarely.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -19,6 +19,10 @@ LONGEST_DELAY: Final = 300.0
 """Seconds for which a verifier that does not answer is avoided: the first time, and at most."""
 
 
+Complaint = Literal["silent", "busy", "standstill"]
+"""Why a verifier is doubted: rounds went unanswered, it refused work for now, or its heartbeat stands still."""
+
+
 class _Signs(Struct):
     """What was seen of one verifier.
 
@@ -27,12 +31,14 @@ class _Signs(Struct):
         since: when that was new, in seconds.
         avoided_until: in seconds.
         delay: how long it will be avoided the next time, in seconds.
+        cause: why it is avoided, if it is.
     """
 
     beat: tuple[str, int]
     since: float
     avoided_until: float = float("-inf")
     delay: float = FIRST_DELAY
+    cause: Complaint = "silent"
 
 
 class Health:
@@ -61,15 +67,24 @@ class Health:
     def failed(self, verifier: str, now: float) -> None:
         """Rounds went unanswered: avoid it, each time for twice as long."""
         if (signs := self._signs.get(verifier)) is not None and now >= signs.avoided_until:
-            signs.avoided_until = now + signs.delay
+            signs.avoided_until, signs.cause = now + signs.delay, "silent"
             signs.delay = min(2 * signs.delay, LONGEST_DELAY)
 
     def busy(self, verifier: str, seconds: float, now: float) -> None:
         """It asks to be left alone for so long."""
-        if (signs := self._signs.get(verifier)) is not None:
-            signs.avoided_until = max(signs.avoided_until, now + min(seconds, LONGEST_DELAY))
+        until = now + min(seconds, LONGEST_DELAY)
+        if (signs := self._signs.get(verifier)) is not None and until > signs.avoided_until:
+            signs.avoided_until, signs.cause = until, "busy"
+
+    def complaint(self, verifier: str, now: float) -> Complaint | None:
+        """Say what is held against a verifier, if anything is."""
+        signs = self._signs.get(verifier)
+        if signs is None:
+            return None
+        if now < signs.avoided_until:
+            return signs.cause
+        return "standstill" if now - signs.since > STANDSTILL else None
 
     def doubtful(self, verifier: str, now: float) -> bool:
         """Whether to use another verifier if there is one."""
-        signs = self._signs.get(verifier)
-        return signs is not None and (now < signs.avoided_until or now - signs.since > STANDSTILL)
+        return self.complaint(verifier, now) is not None

@@ -60,6 +60,7 @@ class AgentMetrics:
         registry: serve this, for example with `prometheus_client.start_http_server`.
         draft_token_seconds: one draft token.
         round_seconds: from a bundle to its verdict, resent rounds left out.
+        moves: requests that left a verifier for another, by the reason (`edge_agent.placement.Reason`).
         requests: requests ended, by outcome (`stop`, `length`, `cancelled`, or the code of an error).
     """
 
@@ -69,6 +70,9 @@ class AgentMetrics:
         self.draft_token_seconds = self._histogram("draft_token_seconds", "Drafting one token.", _DRAFT_SECONDS)
         self.round_seconds = self._histogram("round_seconds", "From a bundle to its verdict.", _ROUND_SECONDS)
         self.requests = Counter("sled_agent_requests", "Requests ended.", ["outcome"], registry=self.registry)
+        self.moves = Counter(
+            "sled_agent_moves", "Requests that left a verifier for another.", ["reason"], registry=self.registry
+        )
         self.registry.register(_Counts(agent))
 
     def _histogram(self, name: str, what: str, buckets: tuple[float, ...]) -> Histogram:

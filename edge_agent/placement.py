@@ -6,18 +6,22 @@ for the text as long as it serves: every agent comes to its own choice, capaciti
 verifier leaves only its own sessions move, and one that joins or comes back gets its part of the next texts
 (Schindelhauer and Schomaker 2005: score = -weight / ln(hash)). One that is doubted (see `edge_agent.health`) or
 draining is left for another that is neither, and kept where there is none.
+
+How much a verifier can hold depends on its memory. A text may become as long as was asked for, or as the longest
+context announced when it begins allows, and from then on only verifiers that can hold all of that serve it: where it
+ends must not depend on who verifies it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
 from edge_agent.events import Terms
-from edge_agent.health import Health
+from edge_agent.health import Complaint, Health
 
 if TYPE_CHECKING:
     from schemas.messages import VerifierState
@@ -25,12 +29,32 @@ if TYPE_CHECKING:
 LONGEST_ROUND: Final = 60.0
 """Seconds of announced round time that an agent believes; it waits at least that long before it sends again."""
 
+Reason = Literal["gone", "unfit", "draining"] | Complaint
+"""Why a verifier was left: it was away, announced something else than the text needs, drains, or is doubted."""
+
 
 class Misfit(Struct, frozen=True):
     """Why a device cannot be served: a code for programs and a sentence for people."""
 
     code: str
     sentence: str
+
+
+class Length(Struct, frozen=True):
+    """How many tokens a text takes.
+
+    Attributes:
+        prompt: of them.
+        output: at most so many, as asked for or as settled.
+        settled: whether the text has begun, so that a verifier must be able to hold all of it.
+    """
+
+    prompt: int = 0
+    output: int = 0
+    settled: bool = False
+
+
+ANY_LENGTH: Final = Length()
 
 
 class Placement:
@@ -50,6 +74,7 @@ class Placement:
         self._current: str | None = None
         self._wanted = target
         self._kept = target
+        self._length = ANY_LENGTH
         self._numerics = ""
         self._unconfirmed: set[str] = set()
         self.health = Health()
@@ -69,14 +94,15 @@ class Placement:
             self._states[verifier] = state
             self.health.heard(verifier, state.boot, state.heartbeat, now)
 
-    def begin(self, target: str = "") -> None:
+    def begin(self, target: str = "", length: Length = ANY_LENGTH) -> None:
         """Choose anew, for another text; one that was begun before is its target's, and nobody else's."""
         self._current, self._numerics = None, ""
-        self.keep(target)
+        self.keep(target, length)
 
-    def keep(self, target: str) -> None:
-        """Use only this target from now on: a text that one target began is not another's to end."""
+    def keep(self, target: str, length: Length = ANY_LENGTH) -> None:
+        """Use only this target, and verifiers that can hold so much: a text that one began is not another's to end."""
         self._kept = self._wanted or target
+        self._length = length
 
     def doubt(self) -> None:
         """The connection was away: what was announced before counts only if it is announced again."""
@@ -91,9 +117,11 @@ class Placement:
 
     def pick(self, now: float) -> Terms | None:
         """Return the terms of the verifier to use now, or None while there is none; `now` is in seconds."""
-        current = self._current if self._current is not None and self._serves(self._states.get(self._current)) else None
+        serving = {name: state for name, state in self._states.items() if self._serves(state)}
+        needed = self._needed(list(serving.values()))
+        candidates = [name for name, state in serving.items() if state.context_length >= needed]
+        current = self._current if self._current in candidates else None
         if current is None or self._reluctant(current, now):
-            candidates = [name for name, state in self._states.items() if self._serves(state)]
             willing = [name for name in candidates if not self._reluctant(name, now)]
             if current is None or willing:
                 # One that drains takes nothing new, however long it is doubted who else there is.
@@ -106,6 +134,16 @@ class Placement:
         state = self._states[current]
         self._numerics = state.numerics
         return _terms(current, state)
+
+    def reason(self, left: str, now: float) -> Reason:
+        """Say why a verifier has just been left for another; `now` is in seconds."""
+        state = self._states.get(left)
+        if state is None or state.status != "online":
+            return "gone"
+        whole = self._length.prompt + self._length.output
+        if not self._serves(state) or (self._length.settled and state.context_length < whole):
+            return "unfit"
+        return "draining" if state.draining else self.health.complaint(left, now) or "gone"
 
     def misfit(self) -> Misfit | None:
         """Say why no announced verifier will ever do, or None if one may or none has announced itself.
@@ -130,8 +168,21 @@ class Placement:
             f"{state.target!r}): set the device up with a drafter and tokenizer for that target",
         )
 
-    def _serves(self, state: VerifierState | None) -> bool:
-        return state is not None and state.status == "online" and state.vocab_size > 0 and self._fits(state)
+    def _serves(self, state: VerifierState) -> bool:
+        return state.status == "online" and state.vocab_size > 0 and self._fits(state)
+
+    def _needed(self, serving: list[VerifierState]) -> int:
+        """Return the shortest context, in tokens, that will do.
+
+        A text that has not begun takes the longest there is, if none is as long as was asked for. If not even its
+        prompt fits, the longest will do to say so.
+        """
+        prompt, whole = self._length.prompt, self._length.prompt + self._length.output
+        if self._length.settled:
+            return whole
+        able = [state for state in serving if state.context_length > prompt] or serving
+        takers = [state for state in able if not state.draining] or able
+        return min(whole, max((state.context_length for state in takers), default=0))
 
     def _reluctant(self, verifier: str, now: float) -> bool:
         """Whether another verifier would be better."""

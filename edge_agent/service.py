@@ -383,8 +383,6 @@ class Agent:
         active = self._active
         if active is not None and message.session == active.request.session:
             active.bytes_down += len(payload)
-            if isinstance(message, Verdict) and self._placement.current is not None:
-                self._placement.health.answered(self._placement.current)
             self._tell(message)
             self._compare_speeds()
         elif isinstance(message, Resync) and not self._knows(message.session):
@@ -421,7 +419,6 @@ class Agent:
             return  # what has not been heard from could not be heard from
         terms = self._placement.pick(self._clock())
         if terms is not None and terms.verifier != before:
-            _log.warning("turning from verifier %s to %s", before, terms.verifier)
             self._tell(Placed(terms))
 
     def _own_state(self, payload: bytes) -> None:
@@ -504,7 +501,7 @@ class Agent:
         """Take up the next request, if none is under way."""
         while self._active is None and self._waiting:
             self._active = Conversation(self._waiting.popleft(), self)
-            self._placement.begin(self._active.target)
+            self._placement.begin(self._active.target, self._active.length)
             terms = self._placement.pick(self._clock())
             if terms is not None:
                 self._tell(Placed(terms))
@@ -516,8 +513,7 @@ class Agent:
     def _tell(self, event: Event) -> None:
         if self._active is not None:
             self._active.receive(event)
-            if self._active.target:
-                self._placement.keep(self._active.target)
+            self._placement.keep(self._active.target, self._active.length)
             self._retire()
 
     def _retire(self) -> None:
@@ -592,6 +588,17 @@ class Agent:
             self._placement.health.failed(verifier, self._clock())
         else:
             self._placement.health.busy(verifier, seconds, self._clock())
+
+    def moved(self, request: str, left: str, verifier: str) -> None:
+        """Note that a request has left one verifier for another."""
+        reason = self._placement.reason(left, self._clock())
+        level = logging.INFO if reason in ("busy", "draining") else logging.WARNING
+        _log.log(level, "request %s moves from verifier %s to %s (%s)", request, left, verifier, reason)
+        self.metrics.moves.labels(reason).inc()
+
+    def credit(self, verifier: str) -> None:
+        """Hold nothing against a verifier that has answered a round."""
+        self._placement.health.answered(verifier)
 
     def draft(self, session: bytes, wish: Draft) -> None:
         """Have a token drafted."""

@@ -79,6 +79,10 @@ if TYPE_CHECKING:
     from edge_agent.policy import Policy
     from edge_agent.request import Request
 
+LEAST_PUT_OFF: Final = 0.1
+"""Seconds that a session waits at least when it is refused for now, however little the verifier asks for."""
+MOST_PUT_OFFS: Final = 3
+"""Times in a row that a verifier puts off a session it serves before another one is looked for."""
 MAX_COUNTER: Final = 2**52
 """No honest agent gets here; a verifier that claims to know such an epoch is not followed out of the wire's range."""
 
@@ -101,6 +105,7 @@ class _Flight(Struct, frozen=True):
 
     round: int
     sent_at: float
+    timeout: float
     usual: bool
 
 
@@ -119,6 +124,7 @@ class Session:
         epoch: int = 0,
         committed: tuple[int, ...] = (),
         released: tuple[ReleasedRange, ...] = (),
+        room: int | None = None,
         link_up: bool = True,
         drafter_context: int = 1 << 30,
         roundtrip: RoundTrip | None = None,
@@ -135,6 +141,8 @@ class Session:
             epoch: the highest epoch counter this session ever used; 0 for a new session.
             committed: output tokens made durable by an earlier run.
             released: ranges of them that the target did not confirm.
+            room: output tokens that the text may have, as an earlier run settled; None if the first verifier settles
+                it.
             link_up: whether the broker is reachable now.
             drafter_context: the longest sequence the drafter takes, in tokens.
             roundtrip: shared between the sessions of a device, so that the timers start with what was learnt.
@@ -165,10 +173,12 @@ class Session:
         self._opening, self._read_from = True, 0
         self._roundtrip = roundtrip or RoundTrip()
         self._outage = Outage(outage)
-        self._max_tokens = request.max_tokens
+        self._settled = room is not None
+        self._max_tokens = request.max_tokens if room is None else room
         self._pending = Pending()
         self._flight: _Flight | None = None
         self._rounds = Rounds()
+        self._put_off, self._put_offs = False, 0
         self._since: float | None = None
         self._most_run = run
         self._run_hint = run
@@ -195,7 +205,7 @@ class Session:
         """What keeps the session from going on, in words."""
         if not self._link_up:
             return "the link is down"
-        return "the verifier does not answer" if self._placed else "there is no verifier"
+        return "the verifier does not answer" if self._placed else "there is no verifier for it"
 
     @property
     def longest_draft(self) -> int:
@@ -223,27 +233,34 @@ class Session:
     # Placement and link -------------------------------------------------------------------------------------------
 
     def _begin(self, event: Placed, now: float) -> list[Effect]:
-        """Open the first epoch of this run."""
-        return self._move(event.terms, now)
+        """Open the first epoch of this run; the first verifier of all settles how long the text may become."""
+        if not self._settled:
+            reason = self.request.unservable(event.terms)
+            if reason is not None:
+                return self._fail(reason.code, reason.sentence)
+            self._settled, self._max_tokens = True, self.request.room(event.terms)
+        if len(self.log) >= self._max_tokens:
+            return self._finish("length")
+        return self._move(event.terms, now) if self._can_serve(event.terms) else []
+
+    def _can_serve(self, terms: Terms) -> bool:
+        """Whether a verifier can hold all that the text may become: it must not end elsewhere for a smaller one."""
+        return self.request.room(terms) >= self._max_tokens and self.request.unservable(terms) is None
 
     def _place(self, event: Placed, now: float) -> list[Effect]:
-        """Go on with the picked verifier: the same one, or another in a fresh epoch."""
+        """Go on with the picked verifier: the same one, or another in a fresh epoch; wait if it cannot serve."""
         old, new = self._terms, event.terms
+        if not self._can_serve(new):
+            return self._unplace(Unplaced(), now)
         if old is None or old.verifier != new.verifier:
             return self._move(new, now)
         was_placed, self._placed, self._terms = self._placed, True, new
         return [] if was_placed and old.boot == new.boot else self._resume(now)
 
     def _move(self, terms: Terms, now: float) -> list[Effect]:
-        """Turn to a verifier in a fresh epoch, unless it cannot serve the request at all."""
-        reason = self.request.unservable(terms)
-        if reason is not None:
-            return self._fail(reason.code, reason.sentence)
-        self._max_tokens = self.request.room(terms)
-        if len(self.log) >= self._max_tokens:
-            return self._finish("length")
+        """Turn to a verifier in a fresh epoch."""
         self._placed = True
-        return self._new_epoch(terms) + self._resume(now)
+        return self._new_epoch(terms) + self._resume(now, moved=True)
 
     def _unplace(self, _event: Unplaced, _now: float) -> list[Effect]:
         self._placed = False
@@ -283,11 +300,14 @@ class Session:
         outage.counting = True
         return [StartTimer(self._patience()), *self._draft_on()]
 
-    def _resume(self, now: float) -> list[Effect]:
+    def _resume(self, now: float, *, moved: bool = False) -> list[Effect]:
         """Send again what was sent, or what is pending once it is enough; stall while link or verifier is missing."""
         if not self._within_reach:
             return self._stall()
-        self._outage.over()
+        if moved:
+            self._outage.moved(self.verifier)
+        else:
+            self._outage.over()
         effects = self._reopen()
         if self._flight or self._reading or self._enough() or not self._can_draft():
             self.state = State.AWAITING
@@ -315,6 +335,7 @@ class Session:
 
     def _read_anew(self) -> None:
         """From the next round on until one is answered, the verifier has the whole log to read."""
+        self._put_offs = 0
         self._opening, self._read_from = True, self._rounds.number + 1
 
     def _reopen(self) -> list[Effect]:
@@ -343,11 +364,12 @@ class Session:
             if draft or (self._opening and self._reading)
             else min(self._most_run, self._run_hint, self._max_tokens - base - 1)
         )
+        self._put_off = False
         number = self._rounds.begin(Asked(base, proposals, run))
         usual = not (resend or self._opening) and len(draft) <= self.longest_draft
-        self._flight = _Flight(number, now, usual)
-        self.tally.resends += resend
         timeout = self._timeout(run)
+        self._flight = _Flight(number, now, timeout, usual)
+        self.tally.resends += resend
         bundle = DraftBundle(
             VERSION,
             "draft",
@@ -383,14 +405,26 @@ class Session:
     # Outages ------------------------------------------------------------------------------------------------------
 
     def _timer(self, _event: TimerFired, now: float) -> list[Effect]:
-        """No answer in time: send again, with the extras; after too many in a row, call it an outage."""
+        """No answer in time: send again, with the extras; look for another verifier, then call it an outage.
+
+        Drafts are made final or shown only once nobody else could take over, which is known when a doubt has come back
+        as the timer it started.
+        """
         if not self._within_reach:
             return self._still_away(now)
-        self._roundtrip.back_off()
+        if self._put_off:
+            return self._reopen() + self._send(now, resend=True)
+        outage = self._outage
         doubt: list[Effect] = []
-        if self._outage.failed(now):
-            self.state = State.OUTAGE
-            doubt = [Doubt(self.verifier)]
+        if outage.hesitating:
+            outage.fall_back()
+        else:
+            self._roundtrip.back_off()
+            if outage.unanswered(self.verifier, now, self._flight.timeout if self._flight else 0.0):
+                self.state = State.OUTAGE
+            doubt = [Doubt(self.verifier)] if outage.doubtful else []
+        if outage.hesitating:
+            return [*doubt, StartTimer(0.0)]
         effects = self._make_do()
         if self.state is State.FINISHED:
             return effects
@@ -440,7 +474,7 @@ class Session:
         """What the message says is void; but whoever says it is there, so that making do has an end."""
         self.tally.ignored += 1
         theirs = message.session == self.request.session
-        return self._resume(now) if theirs and self._outage.fallen_back and self._within_reach else []
+        return self._resume(now) if theirs and self._outage.lasting and self._within_reach else []
 
     # Drafting -----------------------------------------------------------------------------------------------------
 
@@ -553,6 +587,7 @@ class Session:
         asked = self._rounds.settle(verdict.round, verdict.base)
         drafted = len(asked.proposals)
         self.tally.rounds += 1
+        self._put_offs = 0
         self._opening &= verdict.round < self._read_from
         self.tally.committed += len(verdict.tokens) - (len(self.log) - verdict.base)
         self.tally.drafted += drafted
@@ -578,7 +613,7 @@ class Session:
         effects: list[Effect] = [self._publish_context()]
         if not self._within_reach:
             return effects
-        if self._outage.fallen_back:
+        if self._outage.lasting:
             self._outage.over()
         if self._flight:
             effects += self._send(now, resend=True)
@@ -593,23 +628,31 @@ class Session:
         """Wait as long as the verifier asks for, or give up where waiting cannot help.
 
         It asks everybody it refuses for the same, so that each waits up to half as long again, or they would all be
-        back at once; how much is drawn from the session's id and round.
+        back at once; how much is drawn from the session's id and round. To be put off is an answer: nothing has gone
+        unanswered when that time is over.
+
+        A verifier that has the log in memory is left only if it goes on like this: another one would have to read all
+        of it, which is more work than what was refused.
         """
         if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
             return self._heard(refusal, now)
+        if refusal.code == "prompt_too_long" and len(self.log):
+            # It was started again with less memory, and its announcement is still on its way.
+            return self._unplace(Unplaced(), now)
         if refusal.retry_after == 0:
             return self._fail(refusal.code, refusal.sentence)
         if self._flight is None or refusal.round not in (None, self._flight.round):
             return self._heard(refusal, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
-        delay = max(refusal.retry_after / 1e6, self._timeout()) * spread
-        doubt = Doubt(self.verifier, delay)
-        if self._outage.stalls:
-            return [StartTimer(delay), doubt]
+        delay = max(refusal.retry_after / 1e6, LEAST_PUT_OFF) * spread
+        self._put_offs += 1
+        serves = refusal.round is not None and not self._opening
+        doubt = [] if serves and self._put_offs < MOST_PUT_OFFS else [Doubt(self.verifier, delay)]
         if not self._within_reach:
-            return [doubt]
-        self._outage.over()  # to be put off is an answer
-        return [StartTimer(delay), doubt]
+            return list(doubt)
+        self._outage.over()
+        self._put_off, self.state = True, State.AWAITING
+        return [StartTimer(delay), *doubt]
 
     # Ends ---------------------------------------------------------------------------------------------------------
 
@@ -672,7 +715,7 @@ def _to(*states: State) -> frozenset[State]:
 
 _Q, _D, _A, _O, _F = State
 _ACTIVE: dict[type[Event], _Row] = {
-    Placed: (Session._place, _to(_D, _A, _O, _F)),
+    Placed: (Session._place, _to(_D, _A, _O)),
     Unplaced: (Session._unplace, _to(_O)),
     LinkUp: (Session._link_back, _to(_D, _A, _O)),
     LinkDown: (Session._link_lost, _to(_O)),
@@ -688,7 +731,7 @@ _ACTIVE: dict[type[Event], _Row] = {
 
 TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
     _Q: {
-        Placed: (Session._begin, _to(_D, _A, _O, _F)),
+        Placed: (Session._begin, _to(_Q, _D, _A, _O, _F)),
         Unplaced: (Session._ignore, _to(_Q)),
         LinkUp: (Session._link_back_queued, _to(_Q)),
         LinkDown: (Session._link_lost_queued, _to(_Q)),

@@ -39,7 +39,8 @@ CREATE TABLE IF NOT EXISTS request (
     final BLOB,
     delivered INTEGER NOT NULL DEFAULT 0,
     response_topic TEXT,
-    correlation BLOB
+    correlation BLOB,
+    room INTEGER
 );
 CREATE TABLE IF NOT EXISTS piece (
     session BLOB NOT NULL,
@@ -61,7 +62,7 @@ CREATE TABLE IF NOT EXISTS calibration (
 ) WITHOUT ROWID;
 """
 _FORMAT = 1
-_LATER_COLUMNS = {"response_topic": "TEXT", "correlation": "BLOB"}
+_LATER_COLUMNS = {"response_topic": "TEXT", "correlation": "BLOB", "room": "INTEGER"}
 """Of `request`, with which the format has grown since; an earlier release reads past them."""
 
 
@@ -102,6 +103,7 @@ class Progress(Struct, frozen=True):
         final: its last answer event as it was sent, or None.
         target: name of the target that writes the text; empty if no verifier was found yet.
         released: ranges of `committed` that the target did not confirm.
+        room: output tokens that the text may have; None if that is not settled yet, or was begun by an older release.
     """
 
     epoch: int
@@ -111,6 +113,7 @@ class Progress(Struct, frozen=True):
     final: bytes | None
     target: str = ""
     released: tuple[ReleasedRange, ...] = ()
+    room: int | None = None
 
 
 class Spool:
@@ -259,10 +262,10 @@ class Spool:
         with self._transaction():
             self._db.execute("UPDATE request SET runs = runs + 1 WHERE session = ?", (session,))
 
-    def keep_target(self, session: bytes, target: str) -> None:
-        """Note which target writes the text of a session."""
+    def settle(self, session: bytes, target: str, room: int) -> None:
+        """Note which target writes the text of a session, and how many output tokens it may have."""
         with self._transaction():
-            self._db.execute("UPDATE request SET target = ? WHERE session = ?", (target, session))
+            self._db.execute("UPDATE request SET target = ?, room = ? WHERE session = ?", (target, room, session))
 
     def find(self, request: str) -> Progress | None:
         """Return how far the request with this id has come, or None if it is not known."""
@@ -271,15 +274,15 @@ class Spool:
 
     def progress(self, session: bytes) -> Progress:
         """Return how far a session has come."""
-        epoch, runs, finish, final, target = self._db.execute(
-            "SELECT epoch, runs, finish, final, target FROM request WHERE session = ?", (session,)
+        epoch, runs, finish, final, target, room = self._db.execute(
+            "SELECT epoch, runs, finish, final, target, room FROM request WHERE session = ?", (session,)
         ).fetchone()
         committed = array("I")
         for (words,) in self._db.execute("SELECT tokens FROM piece WHERE session = ? ORDER BY start", (session,)):
             committed.frombytes(words)
         ranges = self._db.execute("SELECT start, stop FROM released WHERE session = ? ORDER BY start", (session,))
         released = tuple(ReleasedRange(start, stop) for start, stop in ranges)
-        return Progress(epoch, runs, tuple(committed), finish, final, target, released)
+        return Progress(epoch, runs, tuple(committed), finish, final, target, released, room)
 
     def unanswered(self) -> list[Spooled]:
         """Return the requests whose final event was never composed, oldest first."""

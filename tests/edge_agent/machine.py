@@ -186,6 +186,7 @@ class Options(TypedDict, total=False):
     roundtrip: RoundTrip
     outage: OutageRules
     released: tuple[ReleasedRange, ...]
+    room: int | None
     reading: bool
 
 
@@ -216,6 +217,7 @@ class Machine:
             run=options.get("run", 0),
             outage=options.get("outage", STALL),
             released=options.get("released", ()),
+            room=options.get("room"),
             reading=options.get("reading", False),
         )
         self.wish: Draft | None = None

@@ -68,13 +68,15 @@ class Shell:
 
     def __init__(self, random: Random) -> None:
         self.random = random
+        most = random.choice([1, 6, MAX_TOKENS])
         self.machine = Machine(
-            max_tokens=random.choice([1, 6, MAX_TOKENS]),
+            max_tokens=most,
             epoch=random.choice([0, 3]),
             committed=random.choice([(), (), (21, 22)]),
             link_up=random.random() < 0.8,
             policy=parse_policy(random.choice(["fixed:1", "fixed:2", "confidence:0.5:3", "cost-aware:3"])),
             outage=OutageRules(random.choice(list(OutageMode)), random.choice([1, 3])),
+            room=random.choice([None, None, most]),
         )
         self.timer = False
         self.wishes: list[Draft] = []

@@ -13,6 +13,7 @@ from edge_agent.drafters.drafter import Proposal
 from edge_agent.effects import Draft
 from edge_agent.events import Cancelled, Drafted, LinkDown, LinkUp, Placed, Terms, Unplaced
 from edge_agent.outage import STALL, OutageMode, OutageRules
+from edge_agent.placement import Length
 from edge_agent.policy import FixedLength, Policy
 from edge_agent.roundtrip import RoundTrip
 from edge_agent.spool import Progress, Spool, Spooled
@@ -70,6 +71,8 @@ class Device:
         self.wishes: list[tuple[bytes, Draft]] = []
         self.order: list[str] = []
         self.doubts: list[tuple[str, float | None]] = []
+        self.moves: list[tuple[str, str, str]] = []
+        self.credits: list[str] = []
         self.say = Delivery(self.device, self.topics, self.spool, self.publish, self.now).say
 
     def now(self) -> float:
@@ -96,6 +99,12 @@ class Device:
 
     def doubt(self, verifier: str, seconds: float | None) -> None:
         self.doubts.append((verifier, seconds))
+
+    def moved(self, request: str, left: str, verifier: str) -> None:
+        self.moves.append((request, left, verifier))
+
+    def credit(self, verifier: str) -> None:
+        self.credits.append(verifier)
 
     def decode(self, tokens: list[int]) -> str:
         return bytes(token for token in tokens if token).decode(errors="replace")
@@ -455,12 +464,63 @@ def test_restart_with_a_stop_string_spooled_but_not_acted_on_ends_at_the_first_e
     assert (after.done().finish_reason, after.done().text) == ("stop", "the ")
 
 
+def test_restart_goes_on_with_the_length_that_the_first_verifier_settled(restart: Callable[[], Device]) -> None:
+    """Whoever verifies the rest: one that holds less has to wait its turn, one that holds more makes nothing longer."""
+    before = restart()
+    conversation = before.ask()
+    assert conversation.length == Length(len(PROMPT), 1000)
+    conversation.receive(Placed(Terms("v0", "1", 256, 50, frozenset({0}), target="tiny")))
+    settled = Length(len(PROMPT), 50 - len(PROMPT), settled=True)
+    assert (conversation.length, conversation.target) == (settled, "tiny")
+    after = restart()
+    conversation = after.ask()
+    assert (conversation.length, conversation.target) == (settled, "tiny")
+    conversation.receive(Placed(Terms("v1", "1", 256, 49, frozenset({0}))))
+    assert (after.families(), conversation.queued) == ([], True)
+    conversation.receive(V0)
+    assert codec.decode(after.published[0].payload, SessionContext).max_tokens == settled.output
+
+
+def test_prompt_that_the_verifier_cannot_hold_fails_at_once(device: Device) -> None:
+    device.ask().receive(Placed(Terms("v0", "1", 256, len(PROMPT), frozenset({0}))))
+    assert device.error().code == "prompt_too_long"
+
+
 def test_restart_queued_can_be_cancelled_and_clears_what_was_retained(restart: Callable[[], Device]) -> None:
     started(restart()).receive(say("Hi"))
     after = restart()
     after.ask().receive(Cancelled())
     assert after.families() == ["ANSWER", "clear SESSION", "ANSWER"]
     assert (after.done().finish_reason, after.done().text) == ("cancelled", "Hi")
+
+
+def test_move_to_another_verifier_is_noted_once(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(V0)
+    conversation.receive(Unplaced())
+    conversation.receive(V0)
+    assert device.moves == []
+    conversation.receive(Unplaced())
+    for _ in range(2):
+        conversation.receive(Placed(Terms("v1", "1", 256, 2000, frozenset({0}))))
+    assert device.moves == [("ask-1", "v0", "v1")]
+
+
+def test_only_a_verdict_that_was_taken_in_is_to_the_credit_of_its_verifier(device: Device) -> None:
+    conversation = started(device)
+    conversation.receive(say("Hi"))
+    assert device.credits == ["v0"]
+    conversation.receive(say("Hi"))
+    conversation.receive(Placed(Terms("v1", "1", 256, 2000, frozenset({0}))))
+    conversation.receive(say(" you", after="Hi", number=2))
+    assert device.credits == ["v0"], "said again, and late by a verifier that was left"
+    conversation.receive(say(" you", after="Hi", number=2, epoch=2))
+    assert device.credits == ["v0", "v1"]
+
+
+def test_the_last_verdict_is_to_the_credit_of_its_verifier(device: Device) -> None:
+    started(device).receive(say("Hi", finish="stop"))
+    assert device.credits == ["v0"]
 
 
 def test_refusal_for_now_has_another_verifier_looked_for(device: Device) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from edge_agent.events import Terms
 from edge_agent.health import FIRST_DELAY, STANDSTILL
-from edge_agent.placement import Placement
+from edge_agent.placement import Length, Placement
 from schemas.messages import VERSION, VerifierState
 
 OURS = "70ce11a5"
@@ -93,6 +93,67 @@ def test_the_next_text_goes_where_a_fresh_device_would() -> None:
         placement.announce(name, replace(state(capacity), numerics="b"), 0.0)
     placement.begin()
     assert picked(placement) == choice("pi", {"v0": 1, **crowded}) != "v0"
+
+
+def sized(**lengths: int) -> Placement:
+    """A placement that knows verifiers with these context lengths."""
+    placement = Placement("pi", OURS)
+    for verifier, length in lengths.items():
+        placement.announce(verifier, replace(state(), context_length=length), 0.0)
+    return placement
+
+
+@pytest.mark.parametrize("small", ["v1", "v2", "v3"])
+def test_a_text_begins_with_a_verifier_that_can_hold_all_of_it(small: str) -> None:
+    """Whatever the scores."""
+    placement = sized(**dict.fromkeys(("v1", "v2", "v3"), 150) | {small: 149})
+    placement.begin(length=Length(50, 100))
+    first = picked(placement)
+    placement.announce(first or "", OFFLINE, 0.0)
+    assert {small, first, picked(placement)} == {"v1", "v2", "v3"}
+
+
+def test_a_text_that_none_can_hold_begins_with_the_one_that_holds_most() -> None:
+    placement = sized(v1=100, v2=120, v3=110)
+    placement.begin(length=Length(50, 100))
+    assert picked(placement) == "v2"
+
+
+def test_a_prompt_that_none_can_hold_is_for_the_one_that_holds_most_to_refuse() -> None:
+    placement = sized(v1=40, v2=50, v3=45)
+    placement.begin(length=Length(50, 100))
+    assert picked(placement) == "v2"
+
+
+def test_one_that_drains_is_not_waited_for_where_another_can_hold_the_prompt() -> None:
+    placement = sized(v1=100, v2=40)
+    placement.announce("v3", replace(state(), draining=True), 0.0)
+    placement.begin(length=Length(50, 100))
+    assert picked(placement) == "v1"
+    placement.announce("v1", OFFLINE, 0.0)
+    placement.begin(length=Length(50, 100))
+    assert picked(placement) is None, "one that cannot hold the prompt would only refuse it"
+
+
+def test_a_text_under_way_waits_for_a_verifier_that_can_hold_all_of_it() -> None:
+    placement = sized(v1=150, v2=149)
+    placement.begin(length=Length(50, 100))
+    assert picked(placement) == "v1"
+    placement.keep("tiny", Length(50, 100, settled=True))
+    placement.announce("v1", OFFLINE, 0.0)
+    assert picked(placement) is None
+    placement.announce("v1", replace(state(), boot="b008", context_length=100), 0.0)
+    assert picked(placement) is None, "started again with less memory"
+    placement.announce("v3", replace(state(), context_length=150), 0.0)
+    assert picked(placement) == "v3"
+
+
+def test_a_text_under_way_does_not_leave_for_one_that_cannot_hold_it() -> None:
+    placement = sized(v1=150, v2=149)
+    placement.begin("tiny", Length(50, 100, settled=True))
+    placement.pick(0.0)
+    placement.health.failed("v1", 0.0)
+    assert picked(placement) == "v1"
 
 
 GONE = {
@@ -344,6 +405,28 @@ def test_a_busy_verifier_is_left_alone_for_as_long_as_it_asks() -> None:
     assert placement.health.doubtful("v0", 2.9)
     assert not placement.health.doubtful("v0", 3.0)
     assert picked(placement, 1.0) == "v1"
+
+
+def test_reason_says_why_a_verifier_was_left() -> None:
+    placement = sized(v0=200)
+    placement.keep("tiny", Length(50, 100, settled=True))
+    placement.health.failed("v0", 0.0)
+    assert placement.reason("v0", FIRST_DELAY - 0.1) == "silent"
+    placement.health.busy("v0", FIRST_DELAY - 0.1, 0.0)
+    assert placement.reason("v0", 1.0) == "silent", "still, and for longer"
+    placement.health.busy("v0", 20.0, 0.0)
+    assert placement.reason("v0", 19.0) == "busy"
+    assert placement.reason("v0", 20.0) == "standstill"
+    for changed, reason in (
+        (replace(state(), draining=True), "draining"),
+        (replace(state(), context_length=149), "unfit"),
+        (replace(state(), target="other"), "unfit"),
+        (OFFLINE, "gone"),
+        (None, "gone"),
+        (replace(state(), boot="b008"), "gone"),
+    ):
+        placement.announce("v0", changed, 0.0)
+        assert placement.reason("v0", 1.0) == reason
 
 
 def test_another_run_of_a_verifier_has_nothing_against_it() -> None:

@@ -190,6 +190,61 @@ def test_refusal_without_link_leaves_the_count_alone(rules: OutageRules) -> None
 
 
 @MODES
+@pytest.mark.parametrize("failures", [1, 2, 3, 8])
+def test_another_verifier_takes_over_before_anything_is_released_or_shown(rules: OutageRules, failures: int) -> None:
+    """A shell places a session that doubts its verifier anew before it tells it anything else."""
+    machine = awaiting(23, outage=OutageRules(rules.mode, failures))
+    effects: list[Effect] = []
+    rounds = 0
+    while Doubt("v0") not in effects:
+        effects += machine.tell(TimerFired())
+        rounds += 1
+    assert rounds == min(2, failures)
+    effects += machine.tell(Placed(terms("v1")))
+    machine.draft(24)
+    for _ in range(failures - 1):
+        effects += machine.tell(TimerFired())
+    assert of(effects, Emit, Preview) == [], "counted anew"
+    assert machine.session.tally.fallbacks == 0
+    assert machine.session.verifier == "v1"
+
+
+@MODES
+@pytest.mark.parametrize("failures", [1, 2])
+def test_falls_back_at_a_low_threshold_when_the_doubt_has_moved_nobody(rules: OutageRules, failures: int) -> None:
+    machine = awaiting(outage=OutageRules(rules.mode, failures))
+    for _ in range(failures - 1):
+        machine.tell(TimerFired())
+    assert machine.tell(TimerFired()) == [Doubt("v0"), StartTimer(0.0)]
+    assert machine.state() is State.OUTAGE
+    effects = machine.tell(TimerFired())
+    assert len(of(effects, Emit, Preview)) == 1
+    assert StartTimer(2.0 * 2**failures) in effects, "no longer than if it had not asked"
+    assert machine.session.fallen_back
+
+
+@pytest.mark.parametrize("sign", [verdict(1, (30,), nonce=b"boot-two"), resync()], ids=["verdict", "resync"])
+def test_a_word_of_the_verifier_ends_the_hesitation(sign: Event) -> None:
+    machine = awaiting(outage=OutageRules(OutageMode.RELEASE, 1))
+    machine.tell(TimerFired())
+    machine.tell(sign)
+    assert machine.tell(TimerFired()) == [Doubt("v0"), StartTimer(0.0)], "counted from the beginning"
+    assert machine.committed == ()
+
+
+@MODES
+def test_verifiers_that_are_all_silent_do_not_keep_a_session_from_falling_back(rules: OutageRules) -> None:
+    machine = awaiting(outage=rules)
+    for verifier in ("v1", "v0"):
+        for _ in range(2):
+            machine.tell(TimerFired())
+        machine.tell(Placed(terms(verifier)))
+        assert not machine.session.fallen_back
+    machine.tell(TimerFired())
+    assert machine.session.fallen_back
+
+
+@MODES
 def test_fallen_back_the_verifier_is_tried_on(rules: OutageRules) -> None:
     machine = unanswered(rules)
     for _ in range(3):
@@ -436,12 +491,28 @@ def test_release_stops_where_a_context_could_not_say_it() -> None:
 
 
 def test_release_never_says_more_than_the_text_may_have() -> None:
-    """Another verifier has less room than was drafted for."""
-    machine = awaiting(23, 24, 25, outage=RELEASE)
+    """Not even where another verifier has less room than was drafted for: the text has what it began with."""
+    machine = Machine(outage=RELEASE)
+    machine.tell(Placed(terms(context_length=len(PROMPT) + 4)))
+    machine.draft(21, 22, 23)
     machine.tell(LinkDown())
-    machine.tell(Placed(terms("v1", context_length=len(PROMPT) + 4)))
+    machine.tell(Placed(terms("v1", context_length=len(PROMPT) + 2)))
+    machine.tell(TimerFired())
+    machine.tell(TimerFired())
+    machine.tell(TimerFired())
+    machine.draft(24)
+    assert machine.committed == (21, 22, 23, 24)
+    assert machine.state() is State.FINISHED
+
+
+def test_release_never_says_more_than_an_earlier_run_settled() -> None:
+    machine = Machine(outage=RELEASE, room=4)
+    machine.tell(Placed(terms()))
+    machine.draft(21, 22, 23)
+    machine.tell(LinkDown())
     for _ in range(3):
         machine.tell(TimerFired())
+    machine.draft(24)
     assert machine.committed == (21, 22, 23, 24)
     assert machine.state() is State.FINISHED
 
@@ -603,4 +674,4 @@ def test_missing_says_what_keeps_a_session_from_going_on() -> None:
     assert cut_off(outage=RELEASE).session.missing == "the link is down"
     machine = drafting(outage=RELEASE)
     machine.tell(Unplaced())
-    assert machine.session.missing == "there is no verifier"
+    assert machine.session.missing == "there is no verifier for it"

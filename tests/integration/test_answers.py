@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import subprocess
@@ -15,6 +16,7 @@ from broker.client import Bridge
 from schemas import codec
 from schemas.messages import AgentState, Ask, DoneEvent, ErrorEvent, SessionContext, TokenEvent
 from tests.integration.fleet import Fleet, alone, answer, last
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from broker.message import Message
@@ -258,3 +260,29 @@ def test_text_is_not_continued_by_another_target(fleet: Fleet, reference: Refere
     assert isinstance(event, DoneEvent)
     assert event.verifier == "v3"
     assert tuple(tokens[:50]) == alone(reference, "abc", 50)[0][:50]
+
+
+def test_text_waits_for_a_verifier_that_can_hold_all_of_it(
+    fleet: Fleet, reference: Reference, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one that began it goes; one with less memory is there; the text ends where it would have ended."""
+    caplog.set_level(logging.INFO)
+    first = fleet.verifier("large")
+    fleet.verifier("small", kv_budget=1 << 17)
+    agent = fleet.agent(draft=1)
+    with fleet.client() as client:
+        assert client.wait_online(verifiers=2, timeout=30)
+        ask = Ask(id="long", prompt="abc", max_tokens=500, ignore_end=True)
+        events = client.ask("pi", ask, timeout=60)
+        tokens = list(next(event.tokens for event in events if isinstance(event, TokenEvent)))
+        fleet.stop(first)
+        wait_for(lambda: "long: outage after" in caplog.text)
+        fleet.verifier("other")
+        for event in events:
+            if isinstance(event, TokenEvent):
+                tokens += event.tokens
+    assert isinstance(event, DoneEvent)
+    assert (event.finish_reason, event.verifier, event.lossless) == ("length", "other", True)
+    assert (len(tokens), tuple(tokens[:200])) == (500, alone(reference, "abc", 500)[0][:200])
+    assert "request long moves from verifier large to other (gone)" in caplog.text
+    assert agent.metrics.registry.get_sample_value("sled_agent_moves_total", {"reason": "gone"}) == 1

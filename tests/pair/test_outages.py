@@ -87,6 +87,33 @@ def test_text_is_the_targets_to_the_letter(outage: OutageRules) -> None:
         assert tuple(saved.committed) == world.target.text(request.prompt, request.max_tokens)[: len(saved.committed)]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("outage", [OutageRules(), REVISE], ids=["stall", "revise"])
+def test_text_is_the_same_where_another_verifier_has_less_memory(outage: OutageRules, *, restarted: bool) -> None:
+    """It begins with one that can hold it, cannot go on with the other, and ends where it would have ended."""
+    waited = 0
+    for seed in range(40):
+        random = Random(seed)
+        world = World(lengths=(200, random.choice([4, 20, 40, 68])))
+        session = world.ask(9, 60, "fixed:3", outage=outage, revise=True)
+        exchange(world, session, [True] * random.randint(1, 5))
+        if world.spool[session].finish:
+            continue
+        world.place("v1")
+        if restarted:
+            world.start_agent()
+        exchange(world, session, [True] * 9)
+        waited += world.spool[session].finish is None
+        world.place("v0")
+        world.settle()
+        world.check()
+        world.check_ended()
+        assert not world.shown[session].ends[1:]
+        saved = world.spool[session]
+        assert tuple(saved.committed) == world.target.text(saved.request.prompt, 60)
+    assert waited > 20
+
+
 def test_released_text_is_the_targets_everywhere_else_given_what_was_released() -> None:
     """Drafts are wrong now and then; the target goes on from them and is right about all that is not in a range."""
     wrong = ranges = 0

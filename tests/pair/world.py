@@ -132,6 +132,7 @@ class Saved:
     epoch: int = 0
     committed: list[int] = field(default_factory=list)
     finish: str | None = None
+    room: int | None = None
 
     def ranges(self) -> tuple[ReleasedRange, ...]:
         """The positions released, as ranges that do not touch."""
@@ -191,7 +192,9 @@ class World:
 
     device = "pi"
 
-    def __init__(self, *, ties: bool = False, capacity: int = 8) -> None:
+    def __init__(
+        self, *, ties: bool = False, capacity: int = 8, lengths: Sequence[int] = (CONTEXT_LENGTH, CONTEXT_LENGTH)
+    ) -> None:
         self.now = 0.0
         self.target = ToyTarget(ties=ties)
         self.capacity = capacity
@@ -200,6 +203,7 @@ class World:
         self.down: list[bytes] = []
         self.verifiers: dict[str, Ledger] = {}
         self.boots = dict.fromkeys(("v0", "v1"), 0)
+        self.lengths = dict(zip(self.boots, lengths, strict=True))
         self.spool: dict[bytes, Saved] = {}
         self.shown: dict[bytes, Shown] = {}
         self.answers: dict[bytes, Answer] = {}
@@ -224,7 +228,7 @@ class World:
 
     def start_verifier(self, name: str) -> None:
         """Start a verifier, or start it again with nothing remembered; the broker brings the retained contexts."""
-        target = Target(TOKENIZER, VOCABULARY, CONTEXT_LENGTH, frozenset({END}))
+        target = Target(TOKENIZER, VOCABULARY, self.lengths[name], frozenset({END}))
         self.verifiers[name] = Ledger(name, target, capacity=self.capacity)
         self.boots[name] += 1
         self.up += [(name, session, payload) for session, payload in self.retained.items()]
@@ -232,7 +236,7 @@ class World:
             self.tell_all(Placed(self.terms(name)))
 
     def terms(self, name: str) -> Terms:
-        return Terms(name, str(self.boots[name]), VOCABULARY, CONTEXT_LENGTH, frozenset({END}))
+        return Terms(name, str(self.boots[name]), VOCABULARY, self.lengths[name], frozenset({END}))
 
     def lose_up(self, index: int) -> None:
         self.faithful = False
@@ -337,6 +341,7 @@ class World:
             epoch=saved.epoch,
             committed=committed,
             released=saved.ranges(),
+            room=saved.room,
             link_up=self.link_up,
             run=self.runs[session],
             outage=saved.rules,
@@ -351,6 +356,9 @@ class World:
             if isinstance(event, Resync):
                 self._clear(session)
             return
+        saved = self.spool[session]
+        if isinstance(event, Placed) and saved.room is None:
+            saved.room = saved.request.room(event.terms)
         try:
             for effect in machine.receive(event, self.now):
                 self._do(session, effect)
