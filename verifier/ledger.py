@@ -228,8 +228,10 @@ class Ledger:
         if known is not None and context.epoch != known and context.epoch.counter <= known.counter:
             # Older, or another agent that believes to be the same device: its next bundle will be told.
             return []
-        if self._tombstones.get(key) == context.epoch or self._has(key, context):
+        if self._tombstones.get(key) == context.epoch:
             return []
+        if self._has(key, context):
+            return self._open_declined(key, now, busy)
         self._tombstones.pop(key, None)
         self._elsewhere.pop(key, None)
         self._declined.pop(key, None)
@@ -263,6 +265,17 @@ class Ledger:
 
     def _full(self) -> str:
         return f"verifier {self._verifier!r} already serves its {self._capacity} sessions: try again later"
+
+    def _open_declined(self, key: Key, now: float, busy: Busy | None) -> list[Effect]:
+        """Open a session that was refused only for now, if there is room by now or can be made."""
+        declined = self._declined.get(key)
+        if declined is None or declined.code != "overloaded" or busy is not None:
+            return []
+        effects = self._make_room(now) if len(self._entries) >= self._capacity else []
+        if len(self._entries) < self._capacity:
+            del self._declined[key]
+            self._entries[key] = self._open(declined.context, now)
+        return effects
 
     def _make_room(self, now: float) -> list[Effect]:
         """Forget the session that has been silent longest, if it has been so for long: it can come back by Resync."""
@@ -324,17 +337,16 @@ class Ledger:
         if key in self._tombstones and bundle.epoch == known:
             return self._ask(key, bundle, "ended", now, known)
         declined = self._declined.get(key)
+        effects: list[Effect] = []
         if declined is not None and bundle.epoch == known and bundle.revision <= declined.context.revision:
-            if declined.code != "overloaded" or busy is not None or len(self._entries) >= self._capacity:
-                return [self._refuse(key.device, declined, bundle.round)]
-            # There is room by now.
-            del self._declined[key]
-            self._entries[key] = self._open(declined.context, now)
-            entry = self._entries[key]
+            effects = self._open_declined(key, now, busy)
+            entry = self._entries.get(key)
+            if entry is None:
+                return [*effects, self._refuse(key.device, declined, bundle.round)]
         if entry is None or bundle.epoch != entry.context.epoch or bundle.revision > entry.context.revision:
             self._park(key, arrived, now)
-            return []
-        return self._check(key, entry, arrived, now)
+            return effects
+        return effects + self._check(key, entry, arrived, now)
 
     def _park(self, key: Key, arrived: _Bundle, now: float) -> None:
         """Let a bundle wait for its context; a newer one takes the older one's place and remaining patience."""

@@ -787,3 +787,43 @@ def test_session_turned_away_is_refused_without_a_resync_and_served_when_there_i
     bench.clear(b"session2")
     assert bench.bundle(bundle(2)) == []
     assert [work.round for work in bench.ledger.ready()] == [2]
+
+
+@pytest.mark.parametrize("again", ["bundle", "context"])
+def test_session_turned_away_takes_the_place_of_one_that_has_been_silent_for_long(again: str) -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session2"))
+    bench.context(context())
+    bench.now = IDLE - 0.5
+    (refusal,) = bench.bundle(bundle(1))
+    assert isinstance(refusal, Refusal)
+    assert bench.context(context()) == []
+    assert bench.released == []
+    bench.now = IDLE
+    assert (bench.bundle(bundle(2)) if again == "bundle" else bench.context(context())) == []
+    assert bench.released == [Key(DEVICE, b"session2")]
+    assert [work.key for work in bench.ledger.ready()] == [KEY]
+    bench.bundle(bundle(3))
+    assert bench.step() == [verdict(3, TEXT[:1])]
+
+
+def test_session_that_was_turned_away_for_good_takes_nobodys_place() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session2"))
+    bench.context(context(tokenizer="0ddba11"))
+    bench.now = IDLE
+    (refusal,) = bench.bundle(bundle(1))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "tokenizer_mismatch"
+    assert bench.context(context(tokenizer="0ddba11")) == []
+    assert bench.released == []
+
+
+def test_restarted_verifier_with_more_retained_contexts_than_places_serves_whoever_speaks() -> None:
+    bench = Bench(capacity=2)
+    for number in range(4):
+        bench.context(context(session=b"session%d" % number))
+    bench.now = IDLE
+    for number in (2, 3):
+        assert bench.bundle(bundle(1, session=b"session%d" % number)) == []
+    assert bench.released == [Key(DEVICE, b"session0"), Key(DEVICE, b"session1")]
