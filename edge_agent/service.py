@@ -179,11 +179,13 @@ class Agent:
             retains=(state, topics.sessions(device)),
         )
         bridge.subscribe(topics.verdict(device), self._items.deliver)
-        bridge.subscribe(topics.verifier_state("+"), self._items.deliver)
         bridge.subscribe(topics.ask(device), self._items.deliver, acknowledge="manual")
         bridge.subscribe(topics.cancel(device), self._items.deliver)
-        bridge.subscribe(state, self._hear)
-        bridge.subscribe(topics.sessions(device), self._items.deliver)
+        # What is retained is there after a connect anyway. At QoS 1 the broker would keep each announcement for a
+        # device that is away, and once its queue is full of them, drop asks.
+        bridge.subscribe(topics.verifier_state("+"), self._items.deliver, qos=0)
+        bridge.subscribe(state, self._hear, qos=0)
+        bridge.subscribe(topics.sessions(device), self._items.deliver, qos=0)
         return bridge
 
     def _state(self, status: str) -> AgentState:
@@ -264,7 +266,7 @@ class Agent:
         """
         heard = self._heard if self.link_up and self._heard else None
         if self.link_up:
-            self._bridge.subscribe(self.topics.device_state(self.device), self._hear)
+            self._bridge.subscribe(self.topics.device_state(self.device), self._hear, qos=0)
         return {"the loop": self._turns, "the network thread": heard, "drafting": self._drafting.progress}
 
     def _hear(self, message: Message) -> None:

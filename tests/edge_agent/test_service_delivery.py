@@ -180,6 +180,37 @@ def test_answers_come_to_the_response_topic_too_with_the_correlation_data(
         assert heard.empty()
 
 
+# What brokers keep for a device that is away --------------------------------------------------------------------------
+
+
+class StandIn(Bridge):
+    """Takes up a device's MQTT session, and hears all that the broker has kept for it."""
+
+    def __init__(self, address: BrokerAddress) -> None:
+        super().__init__(address, "agent-pi", clean=False)
+        self.topics: queue.Queue[str] = queue.Queue()
+
+    def _received(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        self.topics.put(message.topic)
+        super()._received(client, userdata, message)
+
+
+def test_asks_and_verdicts_wait_for_a_device_that_is_away_and_announcements_do_not(broker: RunningBroker) -> None:
+    """Or a day's announcements would fill the broker's queue, and asks would be dropped."""
+    address = BrokerAddress(broker.host, broker.port)
+    with app(address) as (bridge, _):
+        with agent(address, Spool(None)):
+            pass
+        for topic in (TOPICS.verifier_state("v0"), TOPICS.session("pi", b"12345678"), TOPICS.device_state("pi")):
+            bridge.publish(topic, b"anything", retain=True)
+        waiting = [TOPICS.verdict("pi"), CANCEL, ASK]
+        for topic in waiting:
+            bridge.publish(topic, b"anything")
+        assert bridge.flush(PATIENCE)
+        with StandIn(address) as device:
+            assert [device.topics.get(timeout=PATIENCE) for _ in waiting] == waiting
+
+
 # What brokers forget --------------------------------------------------------------------------------------------------
 
 
