@@ -151,6 +151,7 @@ class Agent:
         self.link_up = False
         self._unkept: dict[str, tuple[bytes, bytes]] = {}  # request → session and last event, said but not on disk
         self._uncancelled: list[str] = []
+        self._retained: set[str] = set()  # topics of which it was said
         self._spool_due: float | None = None  # when a spool that has failed is tried again
         self._misfit_since: float | None = None
         self._announced_drafter = drafter.name
@@ -409,6 +410,8 @@ class Agent:
         try:
             topic = self.topics.parse(message.topic)
             match topic.family:
+                case Family.VERDICT | Family.ASK | Family.CANCEL if message.retain:
+                    self._drop_retained(message)
                 case Family.VERDICT:
                     self._verdict(message.payload)
                 case Family.VERIFIER_STATE:
@@ -425,6 +428,17 @@ class Agent:
                     pass
         except WireError as error:
             _log.warning("a message to %s was dropped (%s): %s", message.topic, error.code, error)
+
+    def _drop_retained(self, message: Message) -> None:
+        """Drop what a broker keeps and would say again at every connect, a new request each time.
+
+        What comes as it is published, or was queued for a device that is away, is not marked as retained
+        (MQTT-3.3.1-9), so nothing is lost but what was published before the device first subscribed.
+        """
+        if message.topic not in self._retained:
+            self._retained.add(message.topic)
+            _log.warning("what is retained at %s is dropped at every connect: publish without retain", message.topic)
+        message.acknowledge()
 
     def _verdict(self, payload: bytes) -> None:
         message = codec.decode(payload, Verdict, Resync, Refusal)
