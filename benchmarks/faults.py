@@ -244,6 +244,7 @@ def _table(result: Result) -> Table:
         ("messages dropped", _counts(result.dropped)),
         ("messages passed on twice", _counts(result.duplicates)),
         ("asked again, moved", f"{result.asked_again}, {result.moved}"),
+        ("bundles sent again", f"{result.resends}"),
         *(
             (f"recovery, {kind}", f"median {each.median:.2f} s, p95 {each.p95:.2f} s ({each.affected} requests)")
             for kind, each in result.recovery.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from msgspec import Struct
@@ -114,10 +115,19 @@ class Surroundings(Protocol):
 
 
 class Conversation:
-    """Drives one session: events in, effects carried out, answer events published."""
+    """Drives one session: events in, effects carried out, answer events published.
+
+    Attributes:
+        over: whether the last answer event was said.
+        unkept: that event, where the spool did not take it; it must before a restart, or the request begins again.
+    """
 
     def __init__(self, request: Spooled, around: Surroundings) -> None:
-        """Take a request up, from the beginning or from where an earlier run of the agent left it."""
+        """Take a request up, from the beginning or from where an earlier run of the agent left it.
+
+        Raises:
+            SpoolError: the spool does not let it begin; nothing was said or published.
+        """
         self.request = request
         self.timer: float | None = None
         self._kept: _Kept | None = None
@@ -147,6 +157,7 @@ class Conversation:
             reading=True,
         )
         self.over = False
+        self.unkept: bytes | None = None
         self.outcome = ""
         self.target = before.target
         self._room = before.room
@@ -239,10 +250,8 @@ class Conversation:
         if self.over:
             return
         around = self._around
-        try:
+        with suppress(SpoolError):  # once the last event is kept, that says it too
             around.spool.save(self.request.session, self._session.epoch.counter, len(self._session.log), (), "failed")
-        except SpoolError as error:
-            _log.error("request %s will be taken up again after a restart: %s", self.request.id, error)
         self._clear_context()
         self._failed(code, sentence)
 
@@ -351,7 +360,8 @@ class Conversation:
             try:
                 self._around.spool.finalize(self.request.session, payload)
             except SpoolError as error:
-                _log.error("the end of request %s may be said again after a restart: %s", self.request.id, error)
+                _log.error("the end of request %s is not kept yet: %s", self.request.id, error)
+                self.unkept = payload
         self._around.say(self.request.id, payload, last=final)
 
     def _statistics(self) -> Statistics:

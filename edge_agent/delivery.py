@@ -95,35 +95,40 @@ class Delivery:
 
     def resume(self) -> None:
         """After a connect: send all last events that have not arrived."""
+        try:
+            undelivered = self._spool.undelivered()
+        except SpoolError as error:
+            _log.error("%s", error)
+            return  # those sent before are looked after as ever
         self._lasts.clear()
-        for request, final in self._spool.undelivered():
+        for request, final in undelivered:
             self.say(request.id, final, last=True)
 
     def check(self) -> None:
-        """Note what has arrived and send again what should have. To be called often while there is a connection.
+        """Send again what should have arrived and note what has. To be called often while there is a connection.
 
         Raises:
             SpoolError: as `note`.
         """
-        self.note()
         now = self._clock()
         for request, last in self._lasts.items():
-            if last.due <= now and len(last.tries) <= REPEATS:
+            if last.due <= now and len(last.tries) <= REPEATS and not last.arrived:
                 _log.warning("the broker has not acknowledged the last event of request %s; sending it again", request)
                 last.tries.append(self.send(request, last.payload, self._reply(request)))
                 last.due = now + REPEAT_AFTER * 2 ** (len(last.tries) - 1)
+        self.note()
 
     def note(self) -> None:
         """Note what has arrived, so that it is not sent again after the next connect.
 
         Raises:
-            SpoolError: it could not be noted, and is sent again then.
+            SpoolError: it could not be noted; the next call tries again.
         """
         arrived = [request for request, last in self._lasts.items() if last.arrived]
-        for request in arrived:
-            del self._lasts[request]
         if arrived:
             self._spool.mark_delivered(arrived)
+            for request in arrived:
+                del self._lasts[request]
             self._spool.prune(KEPT_REQUESTS)
 
     def _reply(self, request: str) -> Reply:

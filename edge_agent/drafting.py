@@ -88,16 +88,15 @@ class DraftingThread:
         self._begun += 1
         try:
             proposal = self._drafter.propose(wish.sequence, wish.sampling, wish.position)
+            if proposal is not None:
+                proposal = self._stamped(proposal, wish, time.perf_counter() - began)
+            return Drafted(wish.branch, proposal)
         except DrafterError as error:
             _log.warning(
                 "the drafter %s cannot go on, so this answer goes on without drafts: %s", self._drafter.name, error
             )
         except Exception:  # noqa: BLE001 -- drafts are a help, never a need
             _log.exception("the drafter %s failed, so this answer goes on without drafts", self._drafter.name)
-        else:
-            if proposal is None:
-                return Drafted(wish.branch, None)
-            return Drafted(wish.branch, self._stamped(proposal, wish, time.perf_counter() - began))
         finally:
             self._ended += 1
         return DrafterLost()

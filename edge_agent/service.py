@@ -63,6 +63,8 @@ MISFIT_GRACE: Final = 2.0
 """Seconds an agent waits for a fitting verifier after it has seen only others: announcements arrive one by one."""
 ANNOUNCED_AGAIN: Final = 2.0
 """Seconds after a reconnect in which every verifier that is still there has announced itself again."""
+SPOOL_RETRY: Final = 1.0
+"""Seconds after which what a full or failing disk has not taken is tried again."""
 
 
 class AgentOptions(Struct, frozen=True):
@@ -147,6 +149,10 @@ class Agent:
         self._waiting: deque[Spooled] = deque()
         self._active: Conversation | None = None
         self.link_up = False
+        self._unkept: dict[str, tuple[bytes, bytes]] = {}  # request → session and last event, said but not on disk
+        self._uncancelled: list[str] = []
+        self._retained: set[str] = set()  # topics of which it was said
+        self._spool_due: float | None = None  # when a spool that has failed is tried again
         self._misfit_since: float | None = None
         self._announced_drafter = drafter.name
         self._turns = 0
@@ -174,11 +180,13 @@ class Agent:
             retains=(state, topics.sessions(device)),
         )
         bridge.subscribe(topics.verdict(device), self._items.deliver)
-        bridge.subscribe(topics.verifier_state("+"), self._items.deliver)
         bridge.subscribe(topics.ask(device), self._items.deliver, acknowledge="manual")
         bridge.subscribe(topics.cancel(device), self._items.deliver)
-        bridge.subscribe(state, self._hear)
-        bridge.subscribe(topics.sessions(device), self._items.deliver)
+        # What is retained is there after a connect anyway. At QoS 1 the broker would keep each announcement for a
+        # device that is away, and once its queue is full of them, drop asks.
+        bridge.subscribe(topics.verifier_state("+"), self._items.deliver, qos=0)
+        bridge.subscribe(state, self._hear, qos=0)
+        bridge.subscribe(topics.sessions(device), self._items.deliver, qos=0)
         return bridge
 
     def _state(self, status: str) -> AgentState:
@@ -225,6 +233,7 @@ class Agent:
             _log.warning("the offline state could not be published: %s", error)
         self._bridge.stop()
         try:
+            self._keep_ends()
             self._delivery.note()
         except SpoolError as error:
             _log.warning("%s", error)
@@ -258,7 +267,7 @@ class Agent:
         """
         heard = self._heard if self.link_up and self._heard else None
         if self.link_up:
-            self._bridge.subscribe(self.topics.device_state(self.device), self._hear)
+            self._bridge.subscribe(self.topics.device_state(self.device), self._hear, qos=0)
         return {"the loop": self._turns, "the network thread": heard, "drafting": self._drafting.progress}
 
     def _hear(self, message: Message) -> None:
@@ -273,8 +282,7 @@ class Agent:
             if item is not None:
                 self._take(item)
             self._check_timers()
-            if self.link_up:
-                self._delivery.check()
+            self._try_spool()
         except SpoolError as error:
             _log.error("%s", error)
             self._fail_active("spool_failed", str(error))
@@ -355,12 +363,55 @@ class Agent:
             self._active.fail(code, sentence)
             self._retire()
 
+    # A disk that is full ------------------------------------------------------------------------------------------
+
+    def _spool_failed(self, error: SpoolError) -> None:
+        """Leave what waits for the disk for later; say so once, not at each try."""
+        now = self._clock()
+        if self._spool_due is None:
+            _log.error("%s; what waits for it is tried again every %g s", error, SPOOL_RETRY)
+        if self._spool_due is None or self._spool_due <= now:
+            self._spool_due = now + SPOOL_RETRY
+
+    def _try_spool(self) -> None:
+        """Have on disk what should be, and go on with what waits for that: always, or now and then while it fails."""
+        due = self._spool_due
+        if due is not None and self._clock() < due:
+            return
+        for work in (self._keep_ends, self._delivery.check) if self.link_up else (self._keep_ends,):
+            try:
+                work()
+            except SpoolError as error:
+                self._spool_failed(error)
+        for _ in range(len(self._uncancelled)):
+            self._cancel(self._uncancelled.pop(0))
+        self._begin_next()
+        if due is not None and self._spool_due == due:
+            self._spool_due = None
+            _log.info("the spool has taken what waited for it")
+
+    def _keep_ends(self) -> None:
+        """Note the ends that were said but not kept, or those requests would begin again after a restart.
+
+        Raises:
+            SpoolError: the disk does not take them yet.
+        """
+        for request, (session, final) in list(self._unkept.items()):
+            self.spool.finalize(session, final)
+            del self._unkept[request]
+
+    def _note_end(self, ended: Conversation) -> None:
+        if ended.unkept is not None:
+            self._unkept[ended.request.id] = (ended.request.session, ended.unkept)
+
     # Messages -----------------------------------------------------------------------------------------------------
 
     def _message(self, message: Message) -> None:
         try:
             topic = self.topics.parse(message.topic)
             match topic.family:
+                case Family.VERDICT | Family.ASK | Family.CANCEL if message.retain:
+                    self._drop_retained(message)
                 case Family.VERDICT:
                     self._verdict(message.payload)
                 case Family.VERIFIER_STATE:
@@ -368,7 +419,7 @@ class Agent:
                 case Family.ASK:
                     self._ask(message)
                 case Family.CANCEL:
-                    self._cancel(message.payload)
+                    self._cancel(codec.decode_cancel(message.payload).id)
                 case Family.DEVICE_STATE:
                     self._own_state(message.payload)
                 case Family.SESSION:
@@ -377,6 +428,17 @@ class Agent:
                     pass
         except WireError as error:
             _log.warning("a message to %s was dropped (%s): %s", message.topic, error.code, error)
+
+    def _drop_retained(self, message: Message) -> None:
+        """Drop what a broker keeps and would say again at every connect, a new request each time.
+
+        What comes as it is published, or was queued for a device that is away, is not marked as retained
+        (MQTT-3.3.1-9), so nothing is lost but what was published before the device first subscribed.
+        """
+        if message.topic not in self._retained:
+            self._retained.add(message.topic)
+            _log.warning("what is retained at %s is dropped at every connect: publish without retain", message.topic)
+        message.acknowledge()
 
     def _verdict(self, payload: bytes) -> None:
         message = codec.decode(payload, Verdict, Resync, Refusal)
@@ -402,6 +464,11 @@ class Agent:
         if self._active is not None and self._active.request.session == session:
             return True
         return any(request.session == session for request in self._waiting)
+
+    def _is_under_way(self, request: str) -> bool:
+        if self._active is not None and self._active.request.id == request:
+            return True
+        return any(waiting.id == request for waiting in self._waiting)
 
     def _verifier_state(self, verifier: str, payload: bytes) -> None:
         state = codec.decode_state(payload, VerifierState) if payload else None
@@ -449,7 +516,10 @@ class Agent:
         except (WireError, AskError) as error:
             self._decline(codec.ask_id(message.payload) or request, reply, error.code, str(error))
         except SpoolError as error:
-            self._decline(request, reply, "spool_failed", str(error))
+            if self._is_under_way(request):
+                _log.error("request %s was asked again and goes on: %s", request, error)
+            else:
+                self._decline(request, reply, "spool_failed", str(error))
         except Exception:  # noqa: BLE001 -- one bad ask must not fail the request under way
             _log.exception("request %s could not be taken in", request)
             sentence = "the agent made a mistake and has logged it: ask something else"
@@ -464,10 +534,10 @@ class Agent:
         known = self.spool.find(request.id)
         if known is not None:
             _log.info("request %s was asked again", request.id)
-            if reply.topic is not None:
-                self.spool.readdress(request.id, reply)
-            if known.final is not None:
-                self._delivery.say(request.id, known.final, last=True)
+            self._readdress(request.id, reply)
+            _, final = self._unkept.get(request.id, (b"", known.final))
+            if final is not None:
+                self._delivery.say(request.id, final, last=True)
             return
         if len(self._waiting) >= self._options.max_queue:
             raise AskError(
@@ -482,33 +552,73 @@ class Agent:
         )
         self._begin_next()
 
-    def _cancel(self, payload: bytes) -> None:
-        request = codec.decode_cancel(payload).id
+    def _readdress(self, request: str, reply: Reply) -> None:
+        """Send the answer elsewhere from now on; a disk that does not take that is no reason to end the request."""
+        if reply.topic is None:
+            return
+        try:
+            self.spool.readdress(request, reply)
+        except SpoolError as error:
+            _log.error("the answer to request %s goes where it was wanted first: %s", request, error)
+
+    def _cancel(self, request: str) -> None:
         if self._active is not None and self._active.request.id == request:
             self._tell(Cancelled())
             return
         for waiting in self._waiting:
             if waiting.id == request:
-                self._waiting.remove(waiting)
-                Conversation(waiting, self).receive(Cancelled())
-                self.metrics.requests.labels("cancelled").inc()
+                self._cancel_waiting(waiting)
                 return
         _log.info("request %s cannot be cancelled: it is not known or has ended", request)
+
+    def _cancel_waiting(self, waiting: Spooled) -> None:
+        """End a request that waits; where the disk does not take that, it waits on and is cancelled later."""
+        try:
+            conversation = Conversation(waiting, self)
+            conversation.receive(Cancelled())
+        except SpoolError as error:
+            if waiting.id not in self._uncancelled:
+                self._uncancelled.append(waiting.id)
+            self._spool_failed(error)
+            return
+        self._waiting.remove(waiting)
+        self._note_end(conversation)
+        self.metrics.requests.labels("cancelled").inc()
 
     # Conversations ------------------------------------------------------------------------------------------------
 
     def _begin_next(self) -> None:
-        """Take up the next request, if none is under way."""
+        """Take up the next request, if none is under way; one that the disk does not let begin is the next again."""
         while self._active is None and self._waiting:
-            self._active = Conversation(self._waiting.popleft(), self)
-            self._placement.begin(self._active.target, self._active.length)
-            terms = self._placement.pick(self._clock())
-            if terms is not None:
-                self._tell(Placed(terms))
-            elif not self._active.over:
-                missing = "a verifier to announce itself" if self.link_up else "the broker"
-                _log.info("request %s waits for %s", self._active.request.id, missing)
+            request = self._waiting.popleft()
+            try:
+                self._active = Conversation(request, self)
+                self._begin(self._active)
+            except SpoolError as error:
+                # What a session wants first is to persist, so no app has been told anything new.
+                self._active = None
+                self._waiting.appendleft(request)
+                self._spool_failed(error)
+                return
+            except Exception:  # noqa: BLE001 -- one bad request must not end the service
+                _log.exception("request %s could not be begun", request.id)
+                sentence = "the agent made a mistake and has logged it: ask again"
+                if self._active is None:
+                    final = codec.encode_json(ErrorEvent(request.id, 0, "internal_error", sentence))
+                    self._unkept[request.id] = (request.session, final)
+                    self._delivery.say(request.id, final, last=True)
+                else:
+                    self._active.fail("internal_error", sentence)
             self._retire()
+
+    def _begin(self, active: Conversation) -> None:
+        self._placement.begin(active.target, active.length)
+        terms = self._placement.pick(self._clock())
+        if terms is not None:
+            self._tell(Placed(terms))
+        elif not active.over:
+            missing = "a verifier to announce itself" if self.link_up else "the broker"
+            _log.info("request %s waits for %s", active.request.id, missing)
 
     def _tell(self, event: Event) -> None:
         if self._active is not None:
@@ -518,6 +628,7 @@ class Agent:
 
     def _retire(self) -> None:
         if self._active is not None and self._active.over:
+            self._note_end(self._active)
             self._ended += self._active.tally
             self.metrics.requests.labels(self._active.outcome).inc()
             self._active = None

@@ -226,7 +226,8 @@ class Spool:
             released: whether the tokens are drafts that the target did not confirm.
         """
         words = array("I", tokens)
-        (known,) = self._db.execute("SELECT epoch FROM request WHERE session = ?", (session,)).fetchone()
+        with self._reading():
+            (known,) = self._db.execute("SELECT epoch FROM request WHERE session = ?", (session,)).fetchone()
         fences = finish is not None or epoch != known or released
         with nullcontext() if fences else self._unfenced(), self._transaction():
             if words:
@@ -268,19 +269,27 @@ class Spool:
             self._db.execute("UPDATE request SET target = ?, room = ? WHERE session = ?", (target, room, session))
 
     def find(self, request: str) -> Progress | None:
-        """Return how far the request with this id has come, or None if it is not known."""
-        row = self._db.execute("SELECT session FROM request WHERE id = ?", (request,)).fetchone()
+        """Return how far the request with this id has come, or None if it is not known.
+
+        Raises:
+            SpoolError: the disk does not say; so with `progress`, `unanswered` and `undelivered`.
+        """
+        with self._reading():
+            row = self._db.execute("SELECT session FROM request WHERE id = ?", (request,)).fetchone()
         return self.progress(row[0]) if row else None
 
     def progress(self, session: bytes) -> Progress:
         """Return how far a session has come."""
-        epoch, runs, finish, final, target, room = self._db.execute(
-            "SELECT epoch, runs, finish, final, target, room FROM request WHERE session = ?", (session,)
-        ).fetchone()
         committed = array("I")
-        for (words,) in self._db.execute("SELECT tokens FROM piece WHERE session = ? ORDER BY start", (session,)):
-            committed.frombytes(words)
-        ranges = self._db.execute("SELECT start, stop FROM released WHERE session = ? ORDER BY start", (session,))
+        with self._reading():
+            epoch, runs, finish, final, target, room = self._db.execute(
+                "SELECT epoch, runs, finish, final, target, room FROM request WHERE session = ?", (session,)
+            ).fetchone()
+            for (words,) in self._db.execute("SELECT tokens FROM piece WHERE session = ? ORDER BY start", (session,)):
+                committed.frombytes(words)
+            ranges = self._db.execute(
+                "SELECT start, stop FROM released WHERE session = ? ORDER BY start", (session,)
+            ).fetchall()
         released = tuple(ReleasedRange(start, stop) for start, stop in ranges)
         return Progress(epoch, runs, tuple(committed), finish, final, target, released, room)
 
@@ -290,9 +299,10 @@ class Spool:
 
     def undelivered(self) -> list[tuple[Spooled, bytes]]:
         """Return the requests whose final event may not have reached the broker, with that event."""
-        rows = self._db.execute(
-            "SELECT body, final FROM request WHERE final IS NOT NULL AND delivered = 0 ORDER BY number"
-        )
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT body, final FROM request WHERE final IS NOT NULL AND delivered = 0 ORDER BY number"
+            ).fetchall()
         return [(msgspec.msgpack.decode(body, type=Spooled), final) for body, final in rows]
 
     def keep_calibration(self, rows: Iterable[Row]) -> None:
@@ -327,17 +337,30 @@ class Spool:
             self._db.execute("DELETE FROM released WHERE session NOT IN (SELECT session FROM request)")
 
     def _bodies(self, where: str) -> list[Spooled]:
-        rows = self._db.execute(f"SELECT body FROM request WHERE {where} ORDER BY number")  # noqa: S608 -- own text
+        with self._reading():
+            rows = self._db.execute(
+                f"SELECT body FROM request WHERE {where} ORDER BY number"  # noqa: S608 -- own text
+            ).fetchall()
         return [msgspec.msgpack.decode(body, type=Spooled) for (body,) in rows]
 
     @contextmanager
     def _unfenced(self) -> Iterator[None]:
         """Within, a write survives a killed process, but a power cut may take it back."""
-        self._db.execute("PRAGMA synchronous=NORMAL")
+        with self._reading():
+            self._db.execute("PRAGMA synchronous=NORMAL")
         try:
             yield
         finally:
-            self._db.execute("PRAGMA synchronous=FULL")
+            with self._reading():
+                self._db.execute("PRAGMA synchronous=FULL")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say in words what the disk does not give."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise SpoolError(f"the spool {self._where} cannot be read ({error}): check the disk") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -346,10 +369,11 @@ class Spool:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise SpoolError(
                 f"the spool {self._where} could not be written ({error}): check that the disk is not full"

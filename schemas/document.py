@@ -183,7 +183,8 @@ def asyncapi() -> Schema:
                 f"The root `{DEFAULT_ROOT}` is configurable. Data-plane messages are msgpack arrays, all others JSON. "
                 "Unknown fields are tolerated (in arrays: after the last known one); another major version is "
                 "refused. Durations are integer microseconds counted from receipt. All publications and "
-                "subscriptions are of QoS 1; messages may come late, twice and out of order."
+                "subscriptions are of QoS 1, but for an agent's subscriptions to what is retained; messages may come "
+                "late, twice and out of order."
             ),
             "license": {"name": "Apache-2.0"},
         },
@@ -221,11 +222,13 @@ def _operations() -> Iterator[tuple[str, Schema]]:
     for channel in CHANNELS:
         target = _camel(channel.family)
         for action, role in [("send", channel.sender), *(("receive", role) for role in channel.receivers)]:
+            # Queued for an agent that is away, what is retained would take the place of asks.
+            qos = 0 if (action, role) == ("receive", "agent") and channel.retain else 1
             operation: Schema = {
                 "action": action,
                 "channel": {"$ref": f"#/channels/{target}"},
                 "tags": [{"name": role}],
-                "bindings": {"mqtt": {"qos": 1, "retain": channel.retain, "bindingVersion": "0.2.0"}},
+                "bindings": {"mqtt": {"qos": qos, "retain": channel.retain, "bindingVersion": "0.2.0"}},
             }
             if channel.reply:
                 operation["reply"] = {"channel": {"$ref": f"#/channels/{_camel(channel.reply)}"}}

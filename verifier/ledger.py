@@ -47,10 +47,13 @@ IDLE: Final = 60.0
 """Seconds of silence after which a session may be forgotten to make room for another."""
 RESYNC_BACKOFF: Final = 0.5
 RESYNC_BACKOFF_MOST: Final = 8.0
-MOST_FAILURES: Final = 3
-"""So many failed steps in a row end a session: its trouble will not pass."""
+MOST_FAILURES: Final = 5
+"""So many failed steps in a row end a session, if between any two of them a step of another session went well: then the
+trouble is its own, and will not pass. With the delays between them that takes 15 s or more."""
 RETRY_AFTER: Final = 1_000_000
 """Microseconds after which a refused device may try again where trying again can help."""
+RETRY_AFTER_MOST: Final = 30_000_000
+"""Microseconds; it is `RETRY_AFTER` after the first failed step, and twice as long after each further one."""
 
 
 class Key(Struct, frozen=True, order=True):
@@ -150,7 +153,13 @@ class _Parked(Struct, frozen=True):
 
 
 class _Entry(Struct):
-    """One session this verifier serves."""
+    """One session this verifier serves.
+
+    Attributes:
+        failures: steps that failed in a row.
+        own_failures: of those, the first and each before which another session's step went well.
+        failed_at: how many steps had gone well at the last one.
+    """
 
     context: SessionContext
     log: Log
@@ -165,6 +174,8 @@ class _Entry(Struct):
     chosen_at: float = 0.0
     prefill: bool = True
     failures: int = 0
+    own_failures: int = 0
+    failed_at: int = 0
 
 
 class _Asked(Struct):
@@ -197,6 +208,7 @@ class Ledger:
         self._tombstones: Recent[Key, Epoch] = Recent(memory)
         self._parked: Recent[Key, _Parked] = Recent(min(memory, MEMORY_OF_PARKED))
         self._asked: Recent[Key, _Asked] = Recent(memory)
+        self._went_well = 0
         self.tally = Tally()
 
     def __len__(self) -> int:
@@ -228,8 +240,10 @@ class Ledger:
         if known is not None and context.epoch != known and context.epoch.counter <= known.counter:
             # Older, or another agent that believes to be the same device: its next bundle will be told.
             return []
-        if self._tombstones.get(key) == context.epoch or self._has(key, context):
+        if self._tombstones.get(key) == context.epoch:
             return []
+        if self._has(key, context):
+            return self._open_declined(key, now, busy)
         self._tombstones.pop(key, None)
         self._elsewhere.pop(key, None)
         self._declined.pop(key, None)
@@ -263,6 +277,17 @@ class Ledger:
 
     def _full(self) -> str:
         return f"verifier {self._verifier!r} already serves its {self._capacity} sessions: try again later"
+
+    def _open_declined(self, key: Key, now: float, busy: Busy | None) -> list[Effect]:
+        """Open a session that was refused only for now, if there is room by now or can be made."""
+        declined = self._declined.get(key)
+        if declined is None or declined.code != "overloaded" or busy is not None:
+            return []
+        effects = self._make_room(now) if len(self._entries) >= self._capacity else []
+        if len(self._entries) < self._capacity:
+            del self._declined[key]
+            self._entries[key] = self._open(declined.context, now)
+        return effects
 
     def _make_room(self, now: float) -> list[Effect]:
         """Forget the session that has been silent longest, if it has been so for long: it can come back by Resync."""
@@ -324,17 +349,16 @@ class Ledger:
         if key in self._tombstones and bundle.epoch == known:
             return self._ask(key, bundle, "ended", now, known)
         declined = self._declined.get(key)
+        effects: list[Effect] = []
         if declined is not None and bundle.epoch == known and bundle.revision <= declined.context.revision:
-            if declined.code != "overloaded" or busy is not None or len(self._entries) >= self._capacity:
-                return [self._refuse(key.device, declined, bundle.round)]
-            # There is room by now.
-            del self._declined[key]
-            self._entries[key] = self._open(declined.context, now)
-            entry = self._entries[key]
+            effects = self._open_declined(key, now, busy)
+            entry = self._entries.get(key)
+            if entry is None:
+                return [*effects, self._refuse(key.device, declined, bundle.round)]
         if entry is None or bundle.epoch != entry.context.epoch or bundle.revision > entry.context.revision:
             self._park(key, arrived, now)
-            return []
-        return self._check(key, entry, arrived, now)
+            return effects
+        return effects + self._check(key, entry, arrived, now)
 
     def _park(self, key: Key, arrived: _Bundle, now: float) -> None:
         """Let a bundle wait for its context; a newer one takes the older one's place and remaining patience."""
@@ -483,6 +507,7 @@ class Ledger:
             step_time: of the step that chose them, in seconds.
             hint: for the device.
         """
+        self._went_well += 1
         entry = self._entries.get(work.key)
         if entry is None or entry.running_work is not work:
             return []
@@ -521,7 +546,10 @@ class Ledger:
         tally.generated += len(judgement.tokens) if in_run else 0
 
     def fail(self, work: Work, sentence: str) -> list[Effect]:
-        """The engine could not do this work; the device is told and may try again, a few times."""
+        """The engine could not do this work; the device is told and may try again, less and less often.
+
+        Where every session fails, as on a GPU whose memory another process has taken, that goes on until it has passed.
+        """
         entry = self._entries.get(work.key)
         if entry is None or entry.running_work is not work:
             return []
@@ -529,9 +557,16 @@ class Ledger:
         entry.run_left, entry.in_run = 0, False
         if running is None:
             return []
+        if not entry.failures:
+            entry.own_failures = 1
+        elif self._went_well > entry.failed_at:
+            entry.own_failures += 1
+        delay = min(RETRY_AFTER << min(entry.failures, 16), RETRY_AFTER_MOST)
         entry.failures += 1
-        declined = Declined(entry.context, "engine_failed", sentence)
-        return [self._refuse(work.key.device, declined, running.bundle.round, final=entry.failures >= MOST_FAILURES)]
+        entry.failed_at = self._went_well
+        declined = Declined(entry.context, "engine_failed", sentence, delay)
+        final = entry.own_failures >= MOST_FAILURES
+        return [self._refuse(work.key.device, declined, running.bundle.round, final=final)]
 
     # Time ---------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from paho.mqtt.client import MQTTMessageInfo
 from edge_agent import delivery
 from edge_agent.delivery import REPEAT_AFTER, REPEATS, Delivery
 from edge_agent.reply import NOWHERE_ELSE, Reply
-from edge_agent.spool import Spool, Spooled
+from edge_agent.spool import Spool, Spooled, SpoolError
 from schemas.topics import Topics
 
 if TYPE_CHECKING:
@@ -195,3 +195,20 @@ def test_last_event_that_is_said_again_on_demand_is_looked_after_until_the_next_
     assert desk.wait(REPEAT_AFTER) == 1
     desk.delivery.resume()
     assert desk.wait(1e6) == 0
+
+
+def test_last_events_sent_before_are_looked_after_though_the_disk_does_not_say_which_there_are(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.ended()
+    desk.spool._db.execute("ALTER TABLE request RENAME TO hidden")
+    desk.delivery.resume()
+    assert "cannot be read" in caplog.text
+    assert desk.wait(REPEAT_AFTER) == 1
+    desk.acknowledge(1)
+    with pytest.raises(SpoolError):
+        desk.wait(0)
+    desk.spool._db.execute("ALTER TABLE hidden RENAME TO request")
+    assert desk.undelivered() == ["one"]
+    desk.wait(0)
+    assert desk.undelivered() == [], "it is noted once that can be done"

@@ -52,6 +52,8 @@ class Scripted:
             raise RuntimeError("nobody thought of this")
         if tokens[-1] == 88:
             return None
+        if tokens[-1] == 99:
+            return "the"  # type: ignore[return-value]
         if sampling != GREEDY:
             return Proposal(position, sampling.temperature, source="a part of it")
         return Proposal(len(tokens), 0.5)
@@ -159,6 +161,20 @@ def test_draft_unforeseen_exception_is_answered_and_logged_with_its_trace(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info
+
+
+def test_draft_that_cannot_be_noted_down_is_answered_and_logged_and_the_next_is_tried(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as by a drafter whose proposals are none."""
+    bench.drafter.may.release(2)
+    bench.thread.draft(ONE, wish(0, 99))
+    assert bench.answer() == (ONE, DrafterLost())
+    (record,) = caplog.records
+    assert record.exc_info
+    bench.seconds.clear()
+    bench.thread.draft(TWO, wish(0, 1, 2))
+    assert bench.answer() == (TWO, drafted(0, 2))
 
 
 @pytest.mark.parametrize("failing", [66, 77])

@@ -17,6 +17,7 @@ from broker.client import Bridge
 from edge_agent.delivery import REPEAT_AFTER
 from edge_agent.drafters.spec import open_drafter, parse_drafter
 from edge_agent.policy import FixedLength
+from edge_agent.reply import NOWHERE_ELSE
 from edge_agent.service import Agent, AgentOptions
 from edge_agent.spool import Spool
 from schemas import codec
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from benchmarks.kit.mqtt_packets import Packet
     from broker.message import Message
     from broker.run import RunningBroker
+    from edge_agent.reply import Reply
+    from edge_agent.spool import Spooled
 
 PATIENCE = 20.0
 TOPICS = Topics()
@@ -178,6 +181,94 @@ def test_answers_come_to_the_response_topic_too_with_the_correlation_data(
             bridge.publish(CANCEL, b"two")
             assert hear("two", "inbox/two", b"3") is DoneEvent
         assert heard.empty()
+
+
+# What brokers keep for a device that is away --------------------------------------------------------------------------
+
+
+class StandIn(Bridge):
+    """Takes up a device's MQTT session, and hears all that the broker has kept for it."""
+
+    def __init__(self, address: BrokerAddress) -> None:
+        super().__init__(address, "agent-pi", clean=False)
+        self.topics: queue.Queue[str] = queue.Queue()
+
+    def _received(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        self.topics.put(message.topic)
+        super()._received(client, userdata, message)
+
+
+def test_asks_and_verdicts_wait_for_a_device_that_is_away_and_announcements_do_not(broker: RunningBroker) -> None:
+    """Or a day's announcements would fill the broker's queue, and asks would be dropped."""
+    address = BrokerAddress(broker.host, broker.port)
+    with app(address) as (bridge, _):
+        with agent(address, Spool(None)):
+            pass
+        for topic in (TOPICS.verifier_state("v0"), TOPICS.session("pi", b"12345678"), TOPICS.device_state("pi")):
+            bridge.publish(topic, b"anything", retain=True)
+        waiting = [TOPICS.verdict("pi"), CANCEL, ASK]
+        for topic in waiting:
+            bridge.publish(topic, b"anything")
+        assert bridge.flush(PATIENCE)
+        with StandIn(address) as device:
+            assert [device.topics.get(timeout=PATIENCE) for _ in waiting] == waiting
+
+
+class Listed(Spool):
+    """Says which requests are taken in."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.added: queue.Queue[int] = queue.Queue()
+
+    def add(self, request: Spooled, reply: Reply = NOWHERE_ELSE) -> bool:
+        self.added.put(len(request.prompt))
+        return super().add(request, reply)
+
+
+def test_retained_ask_is_answered_as_it_comes_and_not_again_at_every_connect(
+    broker: RunningBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address, path = BrokerAddress(broker.host, broker.port), tmp_path / "spool.db"
+    with app(address) as (bridge, _):
+
+        def taken_in(*, away: bytes = b"", present: bytes = b"", retain: bool = True) -> list[int]:
+            """Return the lengths of the prompts that an agent takes in that comes back."""
+            if away:
+                bridge.publish(ASK, away, retain=retain)
+                assert bridge.flush(PATIENCE)
+            spool = Listed(path)
+            with agent(address, spool):
+                if present:
+                    bridge.publish(ASK, present, retain=retain)
+                bridge.publish(ASK, b"12345")
+                lengths = [spool.added.get(timeout=PATIENCE)]
+                while lengths[-1] != 5:
+                    lengths.append(spool.added.get(timeout=PATIENCE))
+            return lengths
+
+        assert taken_in(present=b"1") == [1, 5], "as it is published"
+        assert taken_in() == [5]
+        assert sum("publish without retain" in record.getMessage() for record in caplog.records) == 1
+        assert taken_in(away=b"12") == [2, 5], "once, though the device was away"
+        assert taken_in(away=b"123", present=b"1234", retain=False) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
+def test_retained_cancel_and_verdict_are_dropped(broker: RunningBroker, caplog: pytest.LogCaptureFixture) -> None:
+    address = BrokerAddress(broker.host, broker.port)
+    with app(address, ANSWERS) as (bridge, heard):
+        bridge.publish(CANCEL, b"one", retain=True)
+        bridge.publish(TOPICS.verdict("pi"), b"anything", retain=True)
+        bridge.publish(ASK, asked("old"), retain=True)
+        assert bridge.flush(PATIENCE)
+        with agent(address, Spool(None)):
+            bridge.publish(ASK, asked("one"))
+            bridge.publish(ASK, asked("two"))
+            bridge.publish(CANCEL, b"two")
+            assert codec.decode_event(heard.get(timeout=PATIENCE).payload).request == "two"
+    for topic in (CANCEL, TOPICS.verdict("pi"), ASK):
+        assert f"retained at {topic} is dropped" in caplog.text
 
 
 # What brokers forget --------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from edge_agent.reply import NOWHERE_ELSE, Reply
 from edge_agent.spool import Progress, Spool, Spooled, SpoolError
 from schemas.messages import ReleasedRange, Sampling, StopRules
+from tests.provisioning.bench import full_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 ROOT = Path(__file__).parents[2]
@@ -473,3 +474,56 @@ def test_a_new_spool_is_its_owners_alone(tmp_path: Path) -> None:
     spool.add(request())
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     spool.close()
+
+
+# Disks that fail ------------------------------------------------------------------------------------------------------
+
+
+WRITES: list[Callable[[Spool], object]] = [
+    lambda spool: spool.add(request(2)),
+    lambda spool: spool.mark_run(ONE),
+    lambda spool: spool.save(ONE, 1, 0, (7,), None),
+    lambda spool: spool.save(ONE, 0, 0, (7,), None),
+    lambda spool: spool.finalize(ONE, b"{}"),
+]
+
+
+def test_full_disk_is_told_in_a_sentence_and_takes_everything_once_there_is_room(path: Path) -> None:
+    spool = Spool(path)
+    spool.add(request())
+    with full_disk(path.with_name(path.name + "-wal").stat().st_size):
+        for write in WRITES:
+            with pytest.raises(SpoolError, match=r"could not be written .*: check that the disk is not full"):
+                write(spool)
+        assert spool.progress(ONE) == Progress(0, 0, (), None, None)
+    spool.mark_run(ONE)
+    spool.save(ONE, 1, 0, (7,), None)
+    assert spool.progress(ONE) == Progress(1, 1, (7,), None, None)
+    spool.close()
+
+
+def test_full_database_is_told_as_what_it_is(path: Path) -> None:
+    spool = Spool(path)
+    spool.add(request())
+    (pages,) = spool._db.execute("PRAGMA page_count").fetchone()
+    spool._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(SpoolError, match=r"could not be written \(database or disk is full\)"):
+        spool.save(ONE, 1, 0, range(5_000), None)
+    assert spool.progress(ONE) == Progress(0, 0, (), None, None)
+    spool.close()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        *WRITES,
+        lambda spool: spool.find("ask-1"),
+        lambda spool: spool.progress(ONE),
+        lambda spool: spool.unanswered(),
+        lambda spool: spool.undelivered(),
+    ],
+)
+def test_broken_file_is_told_in_a_sentence(spool: Spool, use: Callable[[Spool], object]) -> None:
+    spool._db.execute("DROP TABLE request")
+    with pytest.raises(SpoolError, match=r": check (that )?the disk"):
+        use(spool)

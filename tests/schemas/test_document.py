@@ -193,7 +193,8 @@ def test_asyncapi_operations_of_each_role() -> None:
         assert "receive" in [operation["action"] for operation in own]
         for operation in own:
             mqtt = operation["bindings"]["mqtt"]
-            assert (mqtt["qos"], mqtt["retain"]) == (1, name in retained)
+            told = name in retained and operation["action"] == "receive" and operation["tags"] == [{"name": "agent"}]
+            assert (mqtt["qos"], mqtt["retain"]) == (0 if told else 1, name in retained)
     roles = {tag["name"] for operation in operations for tag in operation["tags"]}
     assert roles == {"agent", "verifier", "app", "machine", "operator"}
 

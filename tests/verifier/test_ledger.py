@@ -32,7 +32,18 @@ from tests.verifier.bench import (
     verdict,
 )
 from verifier.admission import Target
-from verifier.ledger import IDLE, PATIENCE, RESYNC_BACKOFF, RESYNC_BACKOFF_MOST, RETRY_AFTER, Key, Ledger, Work
+from verifier.ledger import (
+    IDLE,
+    MOST_FAILURES,
+    PATIENCE,
+    RESYNC_BACKOFF,
+    RESYNC_BACKOFF_MOST,
+    RETRY_AFTER,
+    RETRY_AFTER_MOST,
+    Key,
+    Ledger,
+    Work,
+)
 
 EPOCH = Epoch(1, NONCE)
 
@@ -708,6 +719,50 @@ def test_engine_failure_leaves_the_waiting_bundle_waiting() -> None:
     assert bench.step() == [verdict(2, TEXT[:3], accepted=2)]
 
 
+def failures(bench: Bench, times: int, *, others: bool, first: int = 1) -> list[int]:
+    """Have a session fail again and again, and another do well in between or not; return when it may try again."""
+    delays = []
+    for number in range(first, first + times):
+        bench.bundle(bundle(number, TEXT[:2]))
+        (work,) = (work for work in bench.ledger.ready() if work.key == KEY)
+        bench.ledger.start(work)
+        (refusal,) = bench.heard(bench.ledger.fail(work, "no memory"))
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "engine_failed"
+        delays.append(refusal.retry_after)
+        if others:
+            bench.context(context(number, session=b"session2"))
+            assert bench.step() == []
+    return delays
+
+
+def test_engine_failure_of_all_sessions_is_waited_out_however_long_it_takes() -> None:
+    bench = serving()
+    delays = failures(bench, 100, others=False)
+    assert delays[:7] == [RETRY_AFTER * seconds for seconds in (1, 2, 4, 8, 16, 30, 30)]
+    assert delays[-1] == RETRY_AFTER_MOST
+    bench.bundle(bundle(200, TEXT[:2]))
+    assert bench.step() == [verdict(200, TEXT[:3], accepted=2)]
+    bench.bundle(bundle(201, TEXT[3:4], after=TEXT[:3]))
+    (refusal,) = bench.heard(bench.ledger.fail(bench.start(), "no memory"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.retry_after == RETRY_AFTER, "it counts from the start again"
+
+
+def test_engine_failure_of_a_session_while_another_goes_on_ends_it_in_time() -> None:
+    delays = failures(serving(), MOST_FAILURES, others=True)
+    assert all(delays[:-1])
+    assert sum(delays[:-1]) >= 10_000_000, "what passes within seconds ends nothing"
+    assert delays[-1] == 0
+
+
+def test_engine_failure_of_all_sessions_counts_once_towards_the_end_of_one() -> None:
+    bench = serving()
+    assert all(failures(bench, 50, others=False))
+    delays = failures(bench, MOST_FAILURES, others=True, first=51)
+    assert delays == [RETRY_AFTER_MOST] * (MOST_FAILURES - 1) + [0]
+
+
 def test_engine_failure_while_filling_a_cache_is_nobodys_business() -> None:
     """The first bundle fills it, and is told if that fails."""
     bench = Bench()
@@ -787,3 +842,43 @@ def test_session_turned_away_is_refused_without_a_resync_and_served_when_there_i
     bench.clear(b"session2")
     assert bench.bundle(bundle(2)) == []
     assert [work.round for work in bench.ledger.ready()] == [2]
+
+
+@pytest.mark.parametrize("again", ["bundle", "context"])
+def test_session_turned_away_takes_the_place_of_one_that_has_been_silent_for_long(again: str) -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session2"))
+    bench.context(context())
+    bench.now = IDLE - 0.5
+    (refusal,) = bench.bundle(bundle(1))
+    assert isinstance(refusal, Refusal)
+    assert bench.context(context()) == []
+    assert bench.released == []
+    bench.now = IDLE
+    assert (bench.bundle(bundle(2)) if again == "bundle" else bench.context(context())) == []
+    assert bench.released == [Key(DEVICE, b"session2")]
+    assert [work.key for work in bench.ledger.ready()] == [KEY]
+    bench.bundle(bundle(3))
+    assert bench.step() == [verdict(3, TEXT[:1])]
+
+
+def test_session_that_was_turned_away_for_good_takes_nobodys_place() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session2"))
+    bench.context(context(tokenizer="0ddba11"))
+    bench.now = IDLE
+    (refusal,) = bench.bundle(bundle(1))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "tokenizer_mismatch"
+    assert bench.context(context(tokenizer="0ddba11")) == []
+    assert bench.released == []
+
+
+def test_restarted_verifier_with_more_retained_contexts_than_places_serves_whoever_speaks() -> None:
+    bench = Bench(capacity=2)
+    for number in range(4):
+        bench.context(context(session=b"session%d" % number))
+    bench.now = IDLE
+    for number in (2, 3):
+        assert bench.bundle(bundle(1, session=b"session%d" % number)) == []
+    assert bench.released == [Key(DEVICE, b"session0"), Key(DEVICE, b"session1")]

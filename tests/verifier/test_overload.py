@@ -48,3 +48,13 @@ def test_nothing_waits_so_nothing_is_shed() -> None:
     work = bench.start()
     assert bench.ledger.shed(KEY, BUSY) == [], "what the engine has is not taken back"
     assert bench.complete(work) == [verdict(1, TEXT[:1])]
+
+
+def test_busy_verifier_makes_no_room_for_a_session_that_it_refused() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session2"))
+    bench.context(context())
+    (refusal,) = bench.heard(bench.ledger.bundle("pi", bundle(1), 1_000.0, BUSY))
+    assert isinstance(refusal, Refusal)
+    assert bench.heard(bench.ledger.context("pi", context(), 1_000.0, BUSY)) == []
+    assert bench.released == []

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.messages import Refusal, Sampling, StopRules, Verdict
 from tests.verifier.bench import END, MAX_TOKENS, PROMPT, SESSION, TEXT, bundle, context, serving, verdict
-from verifier.ledger import MOST_FAILURES, Hint, Tally
+from verifier.ledger import Hint, Tally
 
 
 @pytest.mark.parametrize("draft", [(), TEXT[:3], (TEXT[0], 99)], ids=["empty", "right", "wrong"])
@@ -86,7 +86,6 @@ def test_failed_step_of_a_run_is_refused_and_keeps_what_was_written() -> None:
     (refusal,) = bench.heard(bench.ledger.fail(bench.start(), "broken"))
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.round) == ("engine_failed", 1)
-    assert MOST_FAILURES > 1
     assert refusal.retry_after
     # What the run wrote before it failed is in the log, so that a resend continues it.
     bench.bundle(bundle(2, TEXT[:1]))

@@ -123,6 +123,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         dropped, duplicates: messages that links dropped and passed on twice, by what their topic carries.
         asked_again: asks sent again by the app.
         repeats: events that the app dropped since it had them already.
+        resends: bundles that devices sent again, by the statistics of answers that are done, which are those
+            of the last run of the agent alone.
         moved: times that a device turned to another verifier between two bundles.
         tokens: of completed answers.
         recovery: of all faults, and by kind.
@@ -149,6 +151,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: dict[str, int]
     asked_again: int
     repeats: int
+    resends: int
     moved: int
     tokens: int
     recovery: dict[str, Recovery]
@@ -159,8 +162,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost, nothing came twice and every text is the target's, but for what was released."""
-        return self.completed == self.requests and not (self.strange or self.lost or self.duplicated)
+        """Whether nothing was lost, nothing came twice and every text is the target's, but for what was released.
+
+        Nor is there anything else to complain of, such as an event that nobody can read.
+        """
+        return self.completed == self.requests and not (self.strange or self.lost or self.duplicated or self.complaints)
 
     @property
     def strange(self) -> int:
@@ -371,6 +377,7 @@ def check(logs: Logs, target: Target) -> Result:
         asked_again=sum(request.asked_again for request in requests.values()),
         repeats=sum(answer.repeats for answer in answers),
         moved=sum(each.moves for each in sent.values()),
+        resends=sum(answer.done.statistics.resends for answer in answers if answer.done is not None),
         tokens=sum(answer.done.statistics.tokens for answer in answers if answer.done is not None),
         recovery=recoveries(struck, list(requests.values()), sent),
         use=use_of(logs.samples),

@@ -114,6 +114,36 @@ def test_all_is_well() -> None:
     assert found.recovery == {"all": Recovery(0, 0.0, 0.0)}
 
 
+def test_bundles_sent_again_are_counted() -> None:
+    busy = msgspec.structs.replace(done(2, 2), statistics=msgspec.structs.replace(TWO, resends=7))
+    found = result(changed(len(answers()) + LAST, heard(32.5, 2, busy)))
+    assert (found.resends, found.good) == (7, True)
+    assert result().resends == 0
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        Heard(33.0, "device-2", "request-2", "no JSON"),
+        Heard(33.0, "device-2", "request-9", codec.encode_json(done(9, 0)).decode()),
+    ],
+    ids=["unreadable", "of no request"],
+)
+def test_what_there_is_to_complain_of_is_not_good(strange: Heard) -> None:
+    found = result([*answers(), strange])
+    assert (found.completed, found.identical, found.lost, found.duplicated) == (2, 2, 0, 0)
+    assert len(found.complaints) == 1
+    assert not found.good
+
+
+def test_release_is_no_excuse_for_saying_something_else_than_before() -> None:
+    events = changed(7, heard(32.0, 2, TokenEvent("request-2", 1, 1, 1, "!yz", tuple(b"!yz"))))
+    events[-2:-1] = [heard(32.5, 2, done(2, 2, released=(ReleasedRange(1, 4),)))]
+    found = result(events)
+    assert (found.completed, found.strange, found.released_requests) == (2, 0, 1)
+    assert not found.good
+
+
 def test_a_text_that_is_not_the_targets() -> None:
     found = result(identical=lambda request: request.device == "device-1")
     assert (found.completed, found.identical, found.good) == (2, 1, False)
