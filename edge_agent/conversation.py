@@ -105,6 +105,10 @@ class Surroundings(Protocol):
         """Note that a request has left one verifier for another."""
         ...
 
+    def crossed(self, request: str, verifier: str) -> None:
+        """Note that a text goes on at a verifier that computes otherwise than the one before."""
+        ...
+
     def credit(self, verifier: str) -> None:
         """Hold nothing against a verifier that has answered a round."""
         ...
@@ -161,6 +165,7 @@ class Conversation:
         self.outcome = ""
         self.target = before.target
         self._room = before.room
+        self.numerics = before.numerics
         if request.revise and before.runs:
             self._say(self._answer.start_over(before.committed))
         elif before.committed:
@@ -194,6 +199,8 @@ class Conversation:
         verifier = self._session.verifier
         for effect in _soonest(self._session.receive(event, self._around.now())):
             self._carry_out(effect)
+        if isinstance(event, Placed):
+            self._compare(event.terms)
         if verifier not in ("", self._session.verifier):
             self._around.moved(self.request.id, verifier, self._session.verifier)
         if self.tally.rounds > rounds:
@@ -208,7 +215,18 @@ class Conversation:
         room = self._session.request.room(terms)
         if room > 0:
             self.target, self._room = self.target or terms.target, room
-            self._around.spool.settle(self.request.session, self.target, room)
+            self.numerics = terms.numerics
+            self._around.spool.settle(self.request.session, self.target, room, self.numerics)
+
+    def _compare(self, terms: Terms) -> None:
+        """Report it where the text goes on with other numerics: at a near-tie they may choose another token."""
+        before, session = self.numerics, self._session
+        if terms.numerics in ("", before) or session.verifier != terms.verifier:
+            return
+        self.numerics = terms.numerics
+        self._around.spool.keep_numerics(self.request.session, terms.numerics)
+        if before and len(session.log):
+            self._around.crossed(self.request.id, terms.verifier)
 
     def _log_change(self, event: Event, before: State, *, had_fallen: bool) -> None:
         """Say what an event has come to, if it has changed where the session stands."""

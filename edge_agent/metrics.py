@@ -61,6 +61,7 @@ class AgentMetrics:
         draft_token_seconds: one draft token.
         round_seconds: from a bundle to its verdict, resent rounds left out.
         moves: requests that left a verifier for another, by the reason (`edge_agent.placement.Reason`).
+        crossings: texts that went on at a verifier with other numerics than the one before.
         requests: requests ended, by outcome (`stop`, `length`, `cancelled`, or the code of an error).
     """
 
@@ -72,6 +73,11 @@ class AgentMetrics:
         self.requests = Counter("sled_agent_requests", "Requests ended.", ["outcome"], registry=self.registry)
         self.moves = Counter(
             "sled_agent_moves", "Requests that left a verifier for another.", ["reason"], registry=self.registry
+        )
+        self.crossings = Counter(
+            "sled_agent_crossings",
+            "Texts that went on at a verifier with other numerics than the one before.",
+            registry=self.registry,
         )
         self.registry.register(_Counts(agent))
 

@@ -94,9 +94,9 @@ class Placement:
             self._states[verifier] = state
             self.health.heard(verifier, state.boot, state.heartbeat, now)
 
-    def begin(self, target: str = "", length: Length = ANY_LENGTH) -> None:
-        """Choose anew, for another text; one that was begun before is its target's, and nobody else's."""
-        self._current, self._numerics = None, ""
+    def begin(self, target: str = "", length: Length = ANY_LENGTH, numerics: str = "") -> None:
+        """Choose anew, for another text; one that was begun before is its target's, and rather of the same numerics."""
+        self._current, self._numerics = None, numerics
         self.keep(target, length)
 
     def keep(self, target: str, length: Length = ANY_LENGTH) -> None:

@@ -612,7 +612,7 @@ class Agent:
             self._retire()
 
     def _begin(self, active: Conversation) -> None:
-        self._placement.begin(active.target, active.length)
+        self._placement.begin(active.target, active.length, active.numerics)
         terms = self._placement.pick(self._clock())
         if terms is not None:
             self._tell(Placed(terms))
@@ -706,6 +706,16 @@ class Agent:
         level = logging.INFO if reason in ("busy", "draining") else logging.WARNING
         _log.log(level, "request %s moves from verifier %s to %s (%s)", request, left, verifier, reason)
         self.metrics.moves.labels(reason).inc()
+
+    def crossed(self, request: str, verifier: str) -> None:
+        """Note that a text goes on at a verifier that computes otherwise than the one before."""
+        _log.warning(
+            "request %s goes on at verifier %s, which has other weights, precision, device or engine than the one "
+            "before: where two tokens are all but equally likely, it may choose the other",
+            request,
+            verifier,
+        )
+        self.metrics.crossings.inc()
 
     def credit(self, verifier: str) -> None:
         """Hold nothing against a verifier that has answered a round."""

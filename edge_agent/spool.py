@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS request (
     delivered INTEGER NOT NULL DEFAULT 0,
     response_topic TEXT,
     correlation BLOB,
-    room INTEGER
+    room INTEGER,
+    numerics TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS piece (
     session BLOB NOT NULL,
@@ -62,7 +63,12 @@ CREATE TABLE IF NOT EXISTS calibration (
 ) WITHOUT ROWID;
 """
 _FORMAT = 1
-_LATER_COLUMNS = {"response_topic": "TEXT", "correlation": "BLOB", "room": "INTEGER"}
+_LATER_COLUMNS = {
+    "response_topic": "TEXT",
+    "correlation": "BLOB",
+    "room": "INTEGER",
+    "numerics": "TEXT NOT NULL DEFAULT ''",
+}
 """Of `request`, with which the format has grown since; an earlier release reads past them."""
 
 
@@ -104,6 +110,7 @@ class Progress(Struct, frozen=True):
         target: name of the target that writes the text; empty if no verifier was found yet.
         released: ranges of `committed` that the target did not confirm.
         room: output tokens that the text may have; None if that is not settled yet, or was begun by an older release.
+        numerics: fingerprint of how its latest verifier computes; empty where that is not known.
     """
 
     epoch: int
@@ -114,6 +121,7 @@ class Progress(Struct, frozen=True):
     target: str = ""
     released: tuple[ReleasedRange, ...] = ()
     room: int | None = None
+    numerics: str = ""
 
 
 class Spool:
@@ -263,10 +271,18 @@ class Spool:
         with self._transaction():
             self._db.execute("UPDATE request SET runs = runs + 1 WHERE session = ?", (session,))
 
-    def settle(self, session: bytes, target: str, room: int) -> None:
-        """Note which target writes the text of a session, and how many output tokens it may have."""
+    def settle(self, session: bytes, target: str, room: int, numerics: str = "") -> None:
+        """Note which target writes a session's text and how it computes, and how many output tokens it may have."""
         with self._transaction():
-            self._db.execute("UPDATE request SET target = ?, room = ? WHERE session = ?", (target, room, session))
+            self._db.execute(
+                "UPDATE request SET target = ?, room = ?, numerics = ? WHERE session = ?",
+                (target, room, numerics, session),
+            )
+
+    def keep_numerics(self, session: bytes, numerics: str) -> None:
+        """Note that a verifier that computes otherwise has taken a session over."""
+        with self._transaction():
+            self._db.execute("UPDATE request SET numerics = ? WHERE session = ?", (numerics, session))
 
     def find(self, request: str) -> Progress | None:
         """Return how far the request with this id has come, or None if it is not known.
@@ -282,8 +298,8 @@ class Spool:
         """Return how far a session has come."""
         committed = array("I")
         with self._reading():
-            epoch, runs, finish, final, target, room = self._db.execute(
-                "SELECT epoch, runs, finish, final, target, room FROM request WHERE session = ?", (session,)
+            epoch, runs, finish, final, target, room, numerics = self._db.execute(
+                "SELECT epoch, runs, finish, final, target, room, numerics FROM request WHERE session = ?", (session,)
             ).fetchone()
             for (words,) in self._db.execute("SELECT tokens FROM piece WHERE session = ? ORDER BY start", (session,)):
                 committed.frombytes(words)
@@ -291,7 +307,7 @@ class Spool:
                 "SELECT start, stop FROM released WHERE session = ? ORDER BY start", (session,)
             ).fetchall()
         released = tuple(ReleasedRange(start, stop) for start, stop in ranges)
-        return Progress(epoch, runs, tuple(committed), finish, final, target, released, room)
+        return Progress(epoch, runs, tuple(committed), finish, final, target, released, room, numerics)
 
     def unanswered(self) -> list[Spooled]:
         """Return the requests whose final event was never composed, oldest first."""

@@ -72,6 +72,7 @@ class Device:
         self.order: list[str] = []
         self.doubts: list[tuple[str, float | None]] = []
         self.moves: list[tuple[str, str, str]] = []
+        self.crossings: list[tuple[str, str]] = []
         self.credits: list[str] = []
         self.say = Delivery(self.device, self.topics, self.spool, self.publish, self.now).say
 
@@ -102,6 +103,9 @@ class Device:
 
     def moved(self, request: str, left: str, verifier: str) -> None:
         self.moves.append((request, left, verifier))
+
+    def crossed(self, request: str, verifier: str) -> None:
+        self.crossings.append((request, verifier))
 
     def credit(self, verifier: str) -> None:
         self.credits.append(verifier)
@@ -504,6 +508,37 @@ def test_move_to_another_verifier_is_noted_once(device: Device) -> None:
     for _ in range(2):
         conversation.receive(Placed(Terms("v1", "1", 256, 2000, frozenset({0}))))
     assert device.moves == [("ask-1", "v0", "v1")]
+
+
+def computing(verifier: str, numerics: str) -> Placed:
+    return Placed(Terms(verifier, "1", 256, 2000, frozenset({0}), numerics=numerics))
+
+
+def test_text_that_goes_on_with_other_numerics_is_reported_once(restart: Callable[[], Device]) -> None:
+    """And over a restart of the agent."""
+    device = restart()
+    conversation = device.ask()
+    conversation.receive(computing("v0", "f32"))
+    conversation.receive(say("Hi"))
+    for verifier, numerics in (("v1", "f32"), ("v2", "bf16"), ("v2", "bf16"), ("v3", "bf16")):
+        conversation.receive(computing(verifier, numerics))
+    assert device.crossings == [("ask-1", "v2")]
+    after = restart()
+    conversation = after.ask()
+    assert conversation.numerics == "bf16"
+    conversation.receive(computing("v2", "bf16"))
+    assert after.crossings == []
+    conversation.receive(computing("v0", "f32"))
+    assert after.crossings == [("ask-1", "v0")]
+
+
+def test_text_of_which_there_is_nothing_yet_crosses_nothing(device: Device) -> None:
+    conversation = device.ask()
+    conversation.receive(computing("v0", "f32"))
+    conversation.receive(computing("v1", "bf16"))
+    assert device.crossings == []
+    conversation.receive(say("Hi", epoch=2))
+    assert conversation.numerics == "bf16"
 
 
 def test_only_a_verdict_that_was_taken_in_is_to_the_credit_of_its_verifier(device: Device) -> None:

@@ -301,6 +301,14 @@ def test_verifier_not_announced_again_after_the_connection_was_away_is_forgotten
     assert second.verifier == other
 
 
+def test_text_begun_before_a_restart_prefers_its_numerics() -> None:
+    placement = Placement("pi", OURS)
+    for number in range(1, 20):
+        placement.announce(f"v{number}", replace(state(), numerics="a" if number == 7 else "b"), 0.0)
+    placement.begin(numerics="a")
+    assert picked(placement) == "v7"
+
+
 def test_equal_numerics_are_preferred() -> None:
     placement = Placement("pi", OURS)
     placement.announce("v0", replace(state(), numerics="a"), 0.0)
