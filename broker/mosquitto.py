@@ -267,15 +267,12 @@ class MosquittoProcess:
         if self._security.access is None:
             return MosquittoFiles()
         access, tls = read_access(self._security.access), self._security.tls
-        known = frozenset(identity.name for identity in access.identities)
-        acl, passwords = folder / "mosquitto.acl", folder / "mosquitto.passwords"
-        if tls is not None and tls.ca is not None:
-            _write(acl, mosquitto_acl(access))
-            self._known = known
-            return MosquittoFiles(acl)
-        _write(passwords, mosquitto_passwords(access))
+        acl, passwords = folder / "mosquitto.acl", None
+        if tls is None or tls.ca is None:
+            passwords = folder / "mosquitto.passwords"
+            _write(passwords, mosquitto_passwords(access))
         _write(acl, mosquitto_acl(access))
-        self._known = known
+        self._known = frozenset(identity.name for identity in access.identities)
         return MosquittoFiles(acl, passwords)
 
     def _wait_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:

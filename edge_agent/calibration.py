@@ -2,8 +2,8 @@
 
 A drafter's confidence is its own model's, and says of the target only what verdicts show: a small model may be sure
 and wrong, a lookup unsure and right. So the confidences are sorted into bins, and per bin it is counted how often the
-target agreed (histogram binning: Zadrozny and Elkan 2001), per source, which
-is a drafter's name and the weights it has, and apart for greedy and sampled tokens.
+target agreed (histogram binning: Zadrozny and Elkan 2001), per source, which is a drafter's name and its weights,
+and apart for greedy and sampled tokens.
 """
 
 from __future__ import annotations

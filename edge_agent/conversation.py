@@ -216,7 +216,10 @@ class Conversation:
         if room > 0:
             self.target, self._room = self.target or terms.target, room
             self.numerics = terms.numerics
-            self._around.spool.settle(self.request.session, self.target, room, self.numerics)
+            self._keep_terms()
+
+    def _keep_terms(self) -> None:
+        self._around.spool.settle(self.request.session, self.target, self._room, self.numerics)
 
     def _compare(self, terms: Terms) -> None:
         """Report it where the text goes on with other numerics: at a near-tie they may choose another token."""
@@ -224,7 +227,7 @@ class Conversation:
         if terms.numerics in ("", before) or session.verifier != terms.verifier:
             return
         self.numerics = terms.numerics
-        self._around.spool.keep_numerics(self.request.session, terms.numerics)
+        self._keep_terms()
         if before and len(session.log):
             self._around.crossed(self.request.id, terms.verifier)
 

@@ -95,14 +95,13 @@ class CostAware:
 
     def worth(self, draft: Sequence[Proposal]) -> int:
         """Return how many tokens, from the first, are each expected to bring more than checking them takes."""
-        rate = self._rate.tokens_per_second or 0.0
-        chance, number = 1.0, 0
-        for proposal in draft:
+        least = (self._rate.tokens_per_second or 0.0) * self._steps.per_token
+        chance = 1.0
+        for number, proposal in enumerate(draft):
             chance *= self.calibration.chance(proposal)
-            if number and chance <= rate * self._steps.per_token:
-                break
-            number += 1
-        return number
+            if number and chance <= least:
+                return number
+        return len(draft)
 
     def ahead(self, draft: Sequence[Proposal]) -> bool:
         """True while the next token has some chance of being of use."""

@@ -271,18 +271,13 @@ class Spool:
         with self._transaction():
             self._db.execute("UPDATE request SET runs = runs + 1 WHERE session = ?", (session,))
 
-    def settle(self, session: bytes, target: str, room: int, numerics: str = "") -> None:
+    def settle(self, session: bytes, target: str, room: int | None, numerics: str = "") -> None:
         """Note which target writes a session's text and how it computes, and how many output tokens it may have."""
         with self._transaction():
             self._db.execute(
                 "UPDATE request SET target = ?, room = ?, numerics = ? WHERE session = ?",
                 (target, room, numerics, session),
             )
-
-    def keep_numerics(self, session: bytes, numerics: str) -> None:
-        """Note that a verifier that computes otherwise has taken a session over."""
-        with self._transaction():
-            self._db.execute("UPDATE request SET numerics = ? WHERE session = ?", (numerics, session))
 
     def find(self, request: str) -> Progress | None:
         """Return how far the request with this id has come, or None if it is not known.

@@ -67,21 +67,22 @@ def test_add_new_request_starts_with_no_progress(path: Path) -> None:
     spool.close()
 
 
-def test_settle_is_kept_over_a_restart(path: Path) -> None:
+def settled(path: Path) -> None:
     spool = Spool(path)
     spool.add(request())
     spool.settle(ONE, "tiny", 50)
     spool.close()
+
+
+def test_settle_is_kept_over_a_restart(path: Path) -> None:
+    settled(path)
     spool = Spool(path)
     assert (spool.progress(ONE).target, spool.progress(ONE).room) == ("tiny", 50)
     spool.close()
 
 
 def test_settle_is_open_for_a_text_that_an_earlier_release_began(path: Path) -> None:
-    spool = Spool(path)
-    spool.add(request())
-    spool.settle(ONE, "tiny", 50)
-    spool.close()
+    settled(path)
     db = sqlite3.connect(path)
     db.execute("ALTER TABLE request DROP COLUMN room")
     db.close()
