@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -27,6 +27,17 @@ def save_tokenizer(folder: Path) -> None:
     fast.save_pretrained(str(folder))
 
 
+SIZES: Final[dict[str, Any]] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+"""Of a tiny model's configuration: grouped queries, and logits that differ."""
+
+
 def save_llama(folder: Path, *, seed: int = 0) -> Path:
     """Write a random two-layer llama with grouped queries and its tokenizer; return the folder."""
     import torch
@@ -34,14 +45,9 @@ def save_llama(folder: Path, *, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=96,
+        **SIZES,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=LONGEST,
-        initializer_range=0.3,
         bos_token_id=256,
         eos_token_id=256,
         pad_token_id=256,

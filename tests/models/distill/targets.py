@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.distill.texts import Text
-from tests.models.tiny import LONGEST, VOCAB, save_llama, save_tokenizer
+from tests.models.tiny import LONGEST, SIZES, VOCAB, save_llama, save_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,14 +24,9 @@ def save_target(folder: Path, architecture: str) -> Path:
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=96,
+        **SIZES,
         num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=LONGEST,
-        initializer_range=0.3,
         tie_word_embeddings=True,
         bos_token_id=256,
         eos_token_id=256,

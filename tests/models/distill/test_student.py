@@ -21,7 +21,7 @@ from models.distill.train import Recipe, State, Trainer, rate_factor
 from models.distill.vocabulary import Vocabulary, find_stand_ins
 from models.error import ModelError
 from tests.models.distill.targets import random_texts
-from tests.models.tiny import VOCAB
+from tests.models.tiny import SIZES, VOCAB
 from verifier.engine.checkpoint import load_model, prepare
 
 if TYPE_CHECKING:
@@ -51,14 +51,9 @@ def scaling(request: pytest.FixtureRequest) -> PreTrainedModel:
     }
     config = AutoConfig.for_model(
         request.param,
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=96,
+        **SIZES,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=200,
-        initializer_range=0.3,
         **own[request.param],
     )
     torch.manual_seed(0)
