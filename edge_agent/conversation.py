@@ -184,6 +184,11 @@ class Conversation:
         return self._session.state is State.QUEUED
 
     @property
+    def verifier(self) -> str:
+        """The verifier that serves the request, or an empty string before there was one."""
+        return self._session.verifier
+
+    @property
     def length(self) -> Length:
         """How many tokens a verifier must be able to hold."""
         room = self._room
@@ -196,16 +201,16 @@ class Conversation:
         if isinstance(event, Placed) and self._room is None:
             self._settle(event.terms)
         before, had_fallen, rounds = self._session.state, self._session.fallen_back, self.tally.rounds
-        verifier = self._session.verifier
+        terms, verifier = self._session.terms, self._session.verifier
         for effect in _soonest(self._session.receive(event, self._around.now())):
             self._carry_out(effect)
-        if isinstance(event, Placed):
-            self._compare(event.terms)
+        if self._session.terms is not terms:
+            self._compare()
         if verifier not in ("", self._session.verifier):
             self._around.moved(self.request.id, verifier, self._session.verifier)
         if self.tally.rounds > rounds:
             # Only what continues the log is of the verifier in use; it may be another's, late.
-            self._around.credit(self._session.verifier)
+            self._around.credit(verifier)
         self._log_change(event, before, had_fallen=had_fallen)
         if self._answer.stopped and not self.over:
             self.receive(StopFound())
@@ -221,14 +226,14 @@ class Conversation:
     def _keep_terms(self) -> None:
         self._around.spool.settle(self.request.session, self.target, self._room, self.numerics)
 
-    def _compare(self, terms: Terms) -> None:
+    def _compare(self) -> None:
         """Report it where the text goes on with other numerics: at a near-tie they may choose another token."""
-        before, session = self.numerics, self._session
-        if terms.numerics in ("", before) or session.verifier != terms.verifier:
+        before, terms = self.numerics, self._session.terms
+        if terms is None or terms.numerics in ("", before):
             return
         self.numerics = terms.numerics
         self._keep_terms()
-        if before and len(session.log):
+        if before and len(self._session.log):
             self._around.crossed(self.request.id, terms.verifier)
 
     def _log_change(self, event: Event, before: State, *, had_fallen: bool) -> None:

@@ -33,9 +33,16 @@ class Terms(Struct, frozen=True):
 
 
 class Placed(Struct, frozen=True):
-    """The agent has picked a verifier, or the picked one is back or has announced new terms."""
+    """The agent has picked a verifier, or the picked one is back or has announced new terms.
+
+    Attributes:
+        terms: what it announced.
+        at_leisure: whether the verifier in use so far still answers what it was sent (it drains), so that the round
+            under way need not be lost.
+    """
 
     terms: Terms
+    at_leisure: bool = False
 
 
 class Unplaced(Struct, frozen=True):

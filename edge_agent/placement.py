@@ -135,6 +135,11 @@ class Placement:
         self._numerics = state.numerics
         return _terms(current, state)
 
+    def answers(self, verifier: str, now: float) -> bool:
+        """Whether a verifier that was left will answer what it was sent: it drains, and nothing else is amiss."""
+        state = self._states.get(verifier)
+        return state is not None and self._serves(state) and state.draining and not self.health.doubtful(verifier, now)
+
     def reason(self, left: str, now: float) -> Reason:
         """Say why a verifier has just been left for another; `now` is in seconds."""
         state = self._states.get(left)

@@ -476,8 +476,10 @@ class Agent:
         self._place()
 
     def _place(self) -> None:
-        terms = self._placement.pick(self._clock())
-        self._tell(Placed(terms) if terms is not None else Unplaced())
+        now = self._clock()
+        terms = self._placement.pick(now)
+        in_use = self._active.verifier if self._active is not None else ""
+        self._tell(Unplaced() if terms is None else Placed(terms, at_leisure=self._placement.answers(in_use, now)))
 
     def _place_anew(self) -> None:
         """Move to another verifier where the one in use has come to be doubted."""

@@ -165,6 +165,7 @@ class Session:
         self._context: SessionContext | None = None
         self._open = False
         self._terms: Terms | None = None
+        self._next: Terms | None = None
         self._placed = False
         self._link_up = link_up
         self._drafter_context = drafter_context
@@ -189,6 +190,11 @@ class Session:
     def epoch(self) -> Epoch:
         """The current epoch."""
         return self._epoch
+
+    @property
+    def terms(self) -> Terms | None:
+        """What the verifier that serves the session has announced, or None before it was placed."""
+        return self._terms
 
     @property
     def verifier(self) -> str:
@@ -250,16 +256,20 @@ class Session:
     def _place(self, event: Placed, now: float) -> list[Effect]:
         """Go on with the picked verifier: the same one, or another in a fresh epoch; wait if it cannot serve."""
         old, new = self._terms, event.terms
+        self._next = None
         if not self._can_serve(new):
             return self._unplace(Unplaced(), now)
         if old is None or old.verifier != new.verifier:
+            if event.at_leisure and self.state is State.AWAITING and not self._put_off:
+                self._next = new
+                return []
             return self._move(new, now)
         was_placed, self._placed, self._terms = self._placed, True, new
         return [] if was_placed and old.boot == new.boot else self._resume(now)
 
     def _move(self, terms: Terms, now: float) -> list[Effect]:
         """Turn to a verifier in a fresh epoch."""
-        self._placed = True
+        self._next, self._placed = None, True
         return self._new_epoch(terms) + self._resume(now, moved=True)
 
     def _unplace(self, _event: Unplaced, _now: float) -> list[Effect]:
@@ -412,6 +422,8 @@ class Session:
         """
         if not self._within_reach:
             return self._still_away(now)
+        if self._next is not None:
+            return self._move(self._next, now)
         if self._put_off:
             return self._reopen() + self._send(now, resend=True)
         outage = self._outage
@@ -565,7 +577,8 @@ class Session:
             self.tally.revised += self._pending.follow(new)
         if verdict.finish or len(self.log) >= self._max_tokens:
             return self._finish(verdict.finish or "length", new)
-        return [Persist(self._epoch.counter, held, new), Emit(held, new), *self._resume(now)]
+        said: list[Effect] = [Persist(self._epoch.counter, held, new), Emit(held, new)]
+        return said + (self._resume(now) if self._next is None else self._move(self._next, now))
 
     def _continues(self, verdict: Verdict) -> bool:
         """Whether a verdict speaks of this epoch's log: base, overlap, limit and digest all fit what is held."""
@@ -643,6 +656,8 @@ class Session:
             return self._fail(refusal.code, refusal.sentence)
         if self._flight is None or refusal.round not in (None, self._flight.round):
             return self._heard(refusal, now)
+        if self._next is not None and self._within_reach:
+            return self._move(self._next, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
         delay = max(refusal.retry_after / 1e6, LEAST_PUT_OFF) * spread
         self._put_offs += 1
@@ -744,7 +759,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Event], _Row]]] = {
     },
     # No bundle is on its way, so no timer runs.
     _D: _ACTIVE,
-    _A: _ACTIVE | {TimerFired: (Session._timer, _to(_A, _O, _F))},
+    _A: _ACTIVE | {TimerFired: (Session._timer, _to(_D, _A, _O, _F))},
     _O: _ACTIVE | {TimerFired: (Session._timer, _to(_O, _F))},
     _F: dict.fromkeys(get_args(Event), (Session._ignore, _to(_F))),
 }

@@ -77,6 +77,7 @@ class Shell:
             policy=parse_policy(random.choice(["fixed:1", "fixed:2", "confidence:0.5:3", "cost-aware:3"])),
             outage=OutageRules(random.choice(list(OutageMode)), random.choice([1, 3])),
             room=random.choice([None, None, most]),
+            reading=random.random() < 0.3,
         )
         self.timer = False
         self.wishes: list[Draft] = []
@@ -112,7 +113,7 @@ class Shell:
             return random.choice(events)
 
         events: list[Event] = [
-            Placed(terms(random.choice(["v0", "v1"]), random.choice(["1", "2"]))),
+            Placed(terms(random.choice(["v0", "v1"]), random.choice(["1", "2"])), at_leisure=random.random() < 0.5),
             one_of(Unplaced(), LinkUp(), LinkDown()),
             one_of(LinkUp(), Placed(terms())),
             self.verdict(),

@@ -532,6 +532,17 @@ def test_text_that_goes_on_with_other_numerics_is_reported_once(restart: Callabl
     assert after.crossings == [("ask-1", "v0")]
 
 
+def test_move_after_the_round_under_way_is_noted_when_it_happens(device: Device) -> None:
+    """And the last verdict is to the credit of the verifier that gave it."""
+    conversation = device.ask()
+    conversation.receive(computing("v0", "f32"))
+    conversation.receive(Placed(computing("v1", "bf16").terms, at_leisure=True))
+    assert (device.moves, device.crossings) == ([], [])
+    conversation.receive(say("Hi"))
+    assert (device.moves, device.crossings) == ([("ask-1", "v0", "v1")], [("ask-1", "v1")])
+    assert device.credits == ["v0"]
+
+
 def test_text_of_which_there_is_nothing_yet_crosses_nothing(device: Device) -> None:
     conversation = device.ask()
     conversation.receive(computing("v0", "f32"))

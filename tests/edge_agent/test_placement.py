@@ -340,6 +340,20 @@ def test_pick_keeps_a_verifier_that_drains_while_there_is_no_other_and_until_the
     assert picked(placement) is None
 
 
+def test_one_that_drains_still_answers_what_it_was_sent_unless_something_else_speaks_against_it() -> None:
+    placement = Placement("pi", OURS)
+    assert not placement.answers("v0", 0.0)
+    placement.announce("v0", state(), 0.0)
+    assert not placement.answers("v0", 0.0), "nobody leaves it"
+    placement.announce("v0", replace(state(), draining=True), 0.0)
+    assert placement.answers("v0", 0.0)
+    placement.health.failed("v0", 0.0)
+    assert not placement.answers("v0", 0.0)
+    placement.health.answered("v0")
+    placement.announce("v0", replace(state(), draining=True, status="offline"), 0.0)
+    assert not placement.answers("v0", 0.0)
+
+
 def test_pick_never_begins_with_a_verifier_that_drains() -> None:
     placement = Placement("pi", OURS)
     placement.announce("v0", replace(state(), draining=True), 0.0)

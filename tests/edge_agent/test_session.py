@@ -269,6 +269,78 @@ def test_placed_after_the_verifier_was_gone_sends_again() -> None:
     assert machine.state() is State.AWAITING
 
 
+# Placed at leisure: the verifier in use drains, and still answers -----------------------------------------------------
+
+LEAVING = Placed(terms("v1"), at_leisure=True)
+
+
+def leaving() -> Machine:
+    """Awaiting the last verdict of a verifier that drains."""
+    machine = awaiting()
+    assert machine.tell(LEAVING) == []
+    return machine
+
+
+def test_placed_at_leisure_moves_with_the_verdict_of_the_round_under_way() -> None:
+    machine = leaving()
+    assert machine.session.verifier == "v0"
+    machine.draft(23, 24)
+    assert machine.tell(verdict(1, (21, 22, 23), accepted=2)) == [
+        Persist(1, 0, (21, 22, 23)),
+        Emit(0, (21, 22, 23)),
+        Persist(2, 3),
+        PublishContext(context(2, committed=(21, 22, 23), owner="v1")),
+        StopTimer(),
+    ]
+    assert machine.session.verifier == "v1"
+    assert sent(machine.draft(25)) == [bundle(2, (24, 25), after=(21, 22, 23), epoch=2)]
+    assert machine.session.tally.resends == 0
+
+
+def test_placed_at_leisure_moves_once_the_round_goes_unanswered() -> None:
+    assert leaving().tell(TimerFired())[:2] == [Persist(2, 0), PublishContext(context(2, owner="v1"))]
+
+
+def test_placed_at_leisure_moves_when_the_round_is_put_off() -> None:
+    machine = leaving()
+    assert machine.tell(refusal(number=1, retry_after=1_000_000))[0] == Persist(2, 0)
+    assert machine.session.verifier == "v1"
+
+
+def test_placed_at_leisure_moves_at_once_where_no_round_is_under_way() -> None:
+    for start in (drafting, cut_off):
+        machine = start()
+        assert machine.tell(LEAVING)[0] == Persist(2, 0)
+    put_off = awaiting()
+    put_off.tell(refusal(number=1, retry_after=1_000_000))
+    assert put_off.tell(LEAVING)[0] == Persist(2, 0)
+
+
+def test_placed_at_leisure_moves_at_once_when_the_verifier_that_drains_has_ended() -> None:
+    assert leaving().tell(Placed(terms("v1")))[0] == Persist(2, 0)
+
+
+def test_placed_at_leisure_stays_where_the_other_verifier_is_gone_again() -> None:
+    machine = leaving()
+    assert machine.tell(Placed(terms())) == []
+    machine.tell(verdict(1, (21, 22, 23)))
+    assert machine.session.verifier == "v0"
+
+
+def test_placed_at_leisure_ends_with_the_verifier_that_drains_if_that_round_ends_the_text() -> None:
+    machine = leaving()
+    assert machine.tell(verdict(1, (21, END), finish="stop"))[-1] == Finished("stop")
+    assert machine.session.verifier == "v0"
+
+
+def test_placed_at_leisure_survives_a_link_that_goes_and_comes_back() -> None:
+    machine = leaving()
+    machine.tell(LinkDown())
+    assert sent(machine.tell(LinkUp())) == [bundle(2, (21, 22))]
+    machine.tell(verdict(1, (21, 22, 23)))
+    assert machine.session.verifier == "v1"
+
+
 # Unplaced: the verifier is gone and no other is known -----------------------------------------------------------------
 
 
