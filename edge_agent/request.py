@@ -67,6 +67,7 @@ class Request(Struct, frozen=True):
         committed: tuple[int, ...],
         max_tokens: int,
         released: tuple[ReleasedRange, ...],
+        successor: str | None = None,
     ) -> SessionContext:
         """Return the word on the session that verifiers read."""
         return SessionContext(
@@ -83,4 +84,5 @@ class Request(Struct, frozen=True):
             self.sampling,
             self.stop,
             released,
+            successor=successor,
         )

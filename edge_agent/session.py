@@ -109,6 +109,16 @@ class _Flight(Struct, frozen=True):
     usual: bool
 
 
+class _Departure(Struct, frozen=True):
+    """The session is to turn to another verifier with the first verdict from `due` on, and sooner if none comes.
+
+    Until then that one reads the log ahead, so that nobody waits for it.
+    """
+
+    to: Terms
+    due: float
+
+
 class Session:
     """The agent's half of one session. Feed it events, carry out the effects it returns, in order.
 
@@ -165,13 +175,14 @@ class Session:
         self._context: SessionContext | None = None
         self._open = False
         self._terms: Terms | None = None
-        self._next: Terms | None = None
+        self._departure: _Departure | None = None
         self._placed = False
         self._link_up = link_up
         self._drafter_context = drafter_context
         self._drafter_lost = False
         self._reading = reading
         self._opening, self._read_from = True, 0
+        self._reading_pace: float | None = None
         self._roundtrip = roundtrip or RoundTrip()
         self._outage = Outage(outage)
         self._settled = room is not None
@@ -256,20 +267,28 @@ class Session:
     def _place(self, event: Placed, now: float) -> list[Effect]:
         """Go on with the picked verifier: the same one, or another in a fresh epoch; wait if it cannot serve."""
         old, new = self._terms, event.terms
-        self._next = None
+        departure, self._departure = self._departure, None
         if not self._can_serve(new):
             return self._unplace(Unplaced(), now)
         if old is None or old.verifier != new.verifier:
-            if event.at_leisure and self.state is State.AWAITING and not self._put_off:
-                self._next = new
-                return []
-            return self._move(new, now)
+            served = self.state in (State.DRAFTING, State.AWAITING) and not self._put_off
+            return self._prepare(new, departure, now) if event.at_leisure and served else self._move(new, now)
         was_placed, self._placed, self._terms = self._placed, True, new
         return [] if was_placed and old.boot == new.boot else self._resume(now)
 
+    def _prepare(self, terms: Terms, departure: _Departure | None, now: float) -> list[Effect]:
+        """Be served on by a verifier that drains, while the next one reads: for as long as that is likely to take."""
+        if departure is not None and departure.to.verifier == terms.verifier:
+            self._departure = _Departure(terms, departure.due)
+            return []
+        most, pace = self._roundtrip.first, self._reading_pace
+        takes = most if pace is None else min(most, pace * len(self.log.sequence()))
+        self._departure = _Departure(terms, now + takes)
+        return [self._publish_context()]
+
     def _move(self, terms: Terms, now: float) -> list[Effect]:
         """Turn to a verifier in a fresh epoch."""
-        self._next, self._placed = None, True
+        self._departure, self._placed = None, True
         return self._new_epoch(terms) + self._resume(now, moved=True)
 
     def _unplace(self, _event: Unplaced, _now: float) -> list[Effect]:
@@ -353,8 +372,9 @@ class Session:
         return [] if self._open else [self._publish_context()]
 
     def _publish_context(self) -> PublishContext:
+        successor = self._departure.to.verifier if self._departure is not None else None
         self._context = self.request.context(
-            self._epoch, self._revision, self.verifier, self.log.tokens(), self._max_tokens, self.released
+            self._epoch, self._revision, self.verifier, self.log.tokens(), self._max_tokens, self.released, successor
         )
         self._open = True
         return PublishContext(self._context)
@@ -422,8 +442,8 @@ class Session:
         """
         if not self._within_reach:
             return self._still_away(now)
-        if self._next is not None:
-            return self._move(self._next, now)
+        if self._departure is not None:
+            return self._move(self._departure.to, now)
         if self._put_off:
             return self._reopen() + self._send(now, resend=True)
         outage = self._outage
@@ -567,6 +587,8 @@ class Session:
         if flight and usual:
             self._roundtrip.observe(now - flight.sent_at)
         if new:
+            if flight and self._opening and flight.round == verdict.round:
+                self._reading_pace = (now - flight.sent_at) / max(1, len(self.log.sequence()))
             asked = self._count(verdict)
             seconds = now - since if usual and since is not None else None
             step = None if seconds is None or not verdict.step_time else verdict.step_time / 1e6
@@ -578,7 +600,9 @@ class Session:
         if verdict.finish or len(self.log) >= self._max_tokens:
             return self._finish(verdict.finish or "length", new)
         said: list[Effect] = [Persist(self._epoch.counter, held, new), Emit(held, new)]
-        return said + (self._resume(now) if self._next is None else self._move(self._next, now))
+        if self._departure is not None and self._departure.due <= now:
+            return said + self._move(self._departure.to, now)
+        return said + self._resume(now)
 
     def _continues(self, verdict: Verdict) -> bool:
         """Whether a verdict speaks of this epoch's log: base, overlap, limit and digest all fit what is held."""
@@ -656,8 +680,8 @@ class Session:
             return self._fail(refusal.code, refusal.sentence)
         if self._flight is None or refusal.round not in (None, self._flight.round):
             return self._heard(refusal, now)
-        if self._next is not None and self._within_reach:
-            return self._move(self._next, now)
+        if self._departure is not None and self._within_reach:
+            return self._move(self._departure.to, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
         delay = max(refusal.retry_after / 1e6, LEAST_PUT_OFF) * spread
         self._put_offs += 1

@@ -129,6 +129,7 @@ class SessionContext(Struct, frozen=True, array_like=True):
         max_tokens: the output ends at this many tokens.
         released: ranges of `committed` that the target did not confirm.
         ttl: after this long without a new context, an operator's sweeper may clear the topic.
+        successor: the verifier that will serve the session next, in a higher epoch; it may read the log ahead.
     """
 
     limit: ClassVar[int] = limits.MAX_CONTEXT_BYTES
@@ -147,6 +148,7 @@ class SessionContext(Struct, frozen=True, array_like=True):
     stop: StopRules = StopRules()
     released: Annotated[tuple[ReleasedRange, ...], Meta(max_length=limits.MAX_RELEASED_RANGES)] = ()
     ttl: Micros = 3_600_000_000
+    successor: Name | None = None
 
 
 class DraftBundle(Struct, frozen=True, array_like=True):

@@ -194,7 +194,7 @@ class Ledger:
         """Start empty.
 
         Args:
-            verifier: own id; contexts that name another owner are only noted.
+            verifier: own id; contexts that name neither it nor it as the next one are only noted.
             target: of the engine.
             capacity: sessions served at once; more are refused until one ends.
             memory: tombstones, notes on sessions of others and outstanding Resyncs kept, each.
@@ -248,8 +248,7 @@ class Ledger:
         self._elsewhere.pop(key, None)
         self._declined.pop(key, None)
         if context.owner != self._verifier:
-            self._elsewhere.put(key, context.epoch)
-            return self._drop(key)
+            return self._note(key, context, now, busy)
         effects: list[Effect] = []
         declined = unservable(context, self._target)
         if declined is None and key not in self._entries:
@@ -265,6 +264,15 @@ class Ledger:
         self._entries[key] = self._open(context, now)
         parked = self._parked.pop(key, None)
         return effects + (self._place(key, parked.arrived, now, busy) if parked else [])
+
+    def _note(self, key: Key, context: SessionContext, now: float, busy: Busy | None) -> list[Effect]:
+        """Take in that another verifier serves a session; where this one is to be the next, read the log ahead."""
+        room = busy is None and len(self._entries) < self._capacity
+        if context.successor == self._verifier and room and unservable(context, self._target) is None:
+            self._entries[key] = self._open(context, now)
+            return []
+        self._elsewhere.put(key, context.epoch)
+        return self._drop(key)
 
     def _has(self, key: Key, context: SessionContext) -> bool:
         """Whether this context, or a later one of its epoch, was taken in before."""

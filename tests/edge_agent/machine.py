@@ -57,6 +57,7 @@ def context(
     owner: str = "v0",
     max_tokens: int = MAX_TOKENS,
     released: tuple[ReleasedRange, ...] = (),
+    successor: str | None = None,
 ) -> SessionContext:
     """The context that the machine should publish."""
     return SessionContext(
@@ -73,6 +74,7 @@ def context(
         Sampling(),
         StopRules(),
         released,
+        successor=successor,
     )
 
 

@@ -538,6 +538,7 @@ def test_move_after_the_round_under_way_is_noted_when_it_happens(device: Device)
     conversation.receive(computing("v0", "f32"))
     conversation.receive(Placed(computing("v1", "bf16").terms, at_leisure=True))
     assert (device.moves, device.crossings) == ([], [])
+    device.clock += 60.0
     conversation.receive(say("Hi"))
     assert (device.moves, device.crossings) == ([("ask-1", "v0", "v1")], [("ask-1", "v1")])
     assert device.credits == ["v0"]

@@ -274,14 +274,15 @@ def test_placed_after_the_verifier_was_gone_sends_again() -> None:
 LEAVING = Placed(terms("v1"), at_leisure=True)
 
 
-def leaving() -> Machine:
-    """Awaiting the last verdict of a verifier that drains."""
+def leaving(since: float = FIRST_TIMEOUT) -> Machine:
+    """To be served by v1 from the next verdict on, which has read ahead for so many seconds."""
     machine = awaiting()
-    assert machine.tell(LEAVING) == []
+    assert machine.tell(LEAVING) == [PublishContext(context(successor="v1"))]
+    machine.now += since
     return machine
 
 
-def test_placed_at_leisure_moves_with_the_verdict_of_the_round_under_way() -> None:
+def test_placed_at_leisure_moves_with_a_verdict_once_the_next_verifier_can_have_read() -> None:
     machine = leaving()
     assert machine.session.verifier == "v0"
     machine.draft(23, 24)
@@ -297,34 +298,73 @@ def test_placed_at_leisure_moves_with_the_verdict_of_the_round_under_way() -> No
     assert machine.session.tally.resends == 0
 
 
-def test_placed_at_leisure_moves_once_the_round_goes_unanswered() -> None:
-    assert leaving().tell(TimerFired())[:2] == [Persist(2, 0), PublishContext(context(2, owner="v1"))]
+def test_placed_at_leisure_is_served_on_until_then() -> None:
+    machine = leaving(since=FIRST_TIMEOUT / 2)
+    machine.tell(verdict(1, (21, 30), accepted=1))
+    machine.draft(31, 32)
+    assert machine.session.verifier == "v0"
+    assert machine.tell(LEAVING) == [], "announced again"
+    machine.now += FIRST_TIMEOUT / 2
+    machine.tell(verdict(2, (31, 32, 33), after=(21, 30), accepted=2))
+    assert machine.session.verifier == "v1"
 
 
-def test_placed_at_leisure_moves_when_the_round_is_put_off() -> None:
-    machine = leaving()
+def test_placed_at_leisure_allows_the_time_that_the_first_round_took_for_every_token_it_read() -> None:
+    """Here 0.5 s for the three of the prompt, so that five take less than a second."""
+    machine = awaiting()
+    machine.now = 0.5
+    machine.tell(verdict(1, (21, 30), accepted=1))
+    machine.draft(31, 32)
+    machine.tell(LEAVING)
+    machine.now += 5 * 0.5 / 3 - 0.01
+    machine.tell(verdict(2, (31, 40), after=(21, 30), accepted=1))
+    assert machine.session.verifier == "v0"
+    machine.draft(41, 42)
+    machine.now += 0.02
+    machine.tell(verdict(3, (41, 50), after=(21, 30, 31, 40), accepted=1))
+    assert machine.session.verifier == "v1"
+
+
+def test_placed_at_leisure_while_drafting_asks_the_verifier_that_drains_once_more() -> None:
+    machine = drafting()
+    assert machine.tell(LEAVING) == [PublishContext(context(successor="v1"))]
+    assert sent(machine.draft(21, 22)) == [bundle(1, (21, 22))]
+
+
+def test_placed_at_leisure_moves_once_a_round_goes_unanswered() -> None:
+    assert leaving(since=0.0).tell(TimerFired())[:2] == [Persist(2, 0), PublishContext(context(2, owner="v1"))]
+
+
+def test_placed_at_leisure_moves_when_a_round_is_put_off() -> None:
+    machine = leaving(since=0.0)
     assert machine.tell(refusal(number=1, retry_after=1_000_000))[0] == Persist(2, 0)
     assert machine.session.verifier == "v1"
 
 
-def test_placed_at_leisure_moves_at_once_where_no_round_is_under_way() -> None:
-    for start in (drafting, cut_off):
-        machine = start()
-        assert machine.tell(LEAVING)[0] == Persist(2, 0)
+def test_placed_at_leisure_moves_at_once_where_nothing_is_served() -> None:
     put_off = awaiting()
     put_off.tell(refusal(number=1, retry_after=1_000_000))
-    assert put_off.tell(LEAVING)[0] == Persist(2, 0)
+    for machine in (cut_off(), put_off):
+        assert machine.tell(LEAVING)[0] == Persist(2, 0)
 
 
 def test_placed_at_leisure_moves_at_once_when_the_verifier_that_drains_has_ended() -> None:
-    assert leaving().tell(Placed(terms("v1")))[0] == Persist(2, 0)
+    assert leaving(since=0.0).tell(Placed(terms("v1")))[0] == Persist(2, 0)
 
 
-def test_placed_at_leisure_stays_where_the_other_verifier_is_gone_again() -> None:
+def test_placed_at_leisure_stays_where_the_next_verifier_is_gone_again() -> None:
     machine = leaving()
     assert machine.tell(Placed(terms())) == []
     machine.tell(verdict(1, (21, 22, 23)))
     assert machine.session.verifier == "v0"
+
+
+def test_placed_at_leisure_has_a_third_verifier_read_where_the_second_drains_too() -> None:
+    machine = leaving()
+    (published,) = machine.tell(Placed(terms("v2"), at_leisure=True))
+    assert published == PublishContext(context(successor="v2"))
+    machine.tell(verdict(1, (21, 22, 23)))
+    assert machine.session.verifier == "v0", "it has had no time"
 
 
 def test_placed_at_leisure_ends_with_the_verifier_that_drains_if_that_round_ends_the_text() -> None:
@@ -339,6 +379,11 @@ def test_placed_at_leisure_survives_a_link_that_goes_and_comes_back() -> None:
     assert sent(machine.tell(LinkUp())) == [bundle(2, (21, 22))]
     machine.tell(verdict(1, (21, 22, 23)))
     assert machine.session.verifier == "v1"
+
+
+def test_placed_at_leisure_names_the_next_verifier_in_a_new_revision_too() -> None:
+    machine = leaving()
+    assert machine.tell(resync())[0] == PublishContext(context(revision=1, successor="v1"))
 
 
 # Unplaced: the verifier is gone and no other is known -----------------------------------------------------------------

@@ -76,16 +76,24 @@ def test_the_other_verifier_takes_over(
 def test_a_verifier_that_drains_hands_its_sessions_over_and_ends(
     machine: Machine, whole: tuple[tuple[int, ...], str]
 ) -> None:
-    """It is there until they have left."""
+    """It is there until they have left, and serves them while the other one reads."""
     pair = Pair(machine, "--drain", "60")
-    with Client(pair.address) as client:
+    contexts: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    with Client(pair.address) as client, Bridge(pair.address) as watcher:
         assert client.wait_online(verifiers=2, timeout=60)
+        watcher.subscribe(Topics().sessions("pi"), contexts.put)
         events, tokens = begin(client)
         name, process = pair.serving()
         os.kill(process.pid, signal.SIGTERM)
         done = finish(events, tokens)
     assert (tuple(tokens), done.text) == whole
     assert done.verifier != name
+    published = [codec.decode(contexts.get().payload, SessionContext) for _ in range(3)]
+    assert [(context.owner, context.successor) for context in published] == [
+        (name, None),
+        (name, done.verifier),
+        (done.verifier, None),
+    ]
     assert process.wait(30) == 0
 
 

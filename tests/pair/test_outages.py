@@ -58,7 +58,7 @@ def answer(
         if random.random() < 0.5:
             world.start_verifier("v0")
         world.mend()
-        world.place(random.choice(["v0", "v0", "v1"]))
+        world.place(random.choice(["v0", "v0", "v1"]), at_leisure=random.random() < 0.5)
         exchange(world, session, guesses(9))
     killed = crash_after is not None and world.crash_after is None
     world.settle()

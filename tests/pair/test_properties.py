@@ -99,9 +99,9 @@ class Pair(RuleBasedStateMachine):
     def link_mends(self) -> None:
         self.world.mend()
 
-    @rule(name=st.sampled_from(["v0", "v1", None]))
-    def agent_is_placed(self, name: str | None) -> None:
-        self.world.place(name)
+    @rule(name=st.sampled_from(["v0", "v1", None]), at_leisure=st.booleans())
+    def agent_is_placed(self, name: str | None, at_leisure: bool) -> None:
+        self.world.place(name, at_leisure=at_leisure)
 
     @rule()
     def agent_crashes(self) -> None:

@@ -489,9 +489,9 @@ class World:
             self.link_up = True
             self.tell_all(LinkUp())
 
-    def place(self, name: str | None) -> None:
+    def place(self, name: str | None, *, at_leisure: bool = False) -> None:
         self.placed = name
-        self.tell_all(Placed(self.terms(name)) if name else Unplaced())
+        self.tell_all(Placed(self.terms(name), at_leisure) if name else Unplaced())
 
     def suffer(self, way: str, guesses: Sequence[bool]) -> None:
         """Let an outage begin and last, and every drafter guess on in it, right or wrong."""

@@ -136,7 +136,7 @@ def test_decode_of_deeply_nested_msgpack(opener: bytes, depth: int) -> None:
 
 def test_decode_of_deeply_nested_unknown_field() -> None:
     """Complete, and of a legal size: only too deep."""
-    payload = b"\x9f" + encode(CONTEXT)[1:] + b"\x91" * 100_000 + b"\xc0"
+    payload = b"\xdc\x00\x10" + encode(CONTEXT)[1:] + b"\x91" * 100_000 + b"\xc0"
     with pytest.raises(PayloadMalformed, match="nested too deeply"):
         decode(payload, SessionContext)
 

@@ -47,6 +47,7 @@ def context(
     max_tokens: int = MAX_TOKENS,
     temperature: float = 0.0,
     stop: StopRules = StopRules(),  # noqa: B008 -- frozen
+    successor: str | None = None,
 ) -> SessionContext:
     return SessionContext(
         VERSION,
@@ -61,6 +62,7 @@ def context(
         max_tokens,
         Sampling(temperature),
         stop,
+        successor=successor,
     )
 
 

@@ -32,6 +32,7 @@ from tests.verifier.bench import (
     verdict,
 )
 from verifier.admission import Target
+from verifier.backpressure import draining
 from verifier.ledger import (
     IDLE,
     MOST_FAILURES,
@@ -77,6 +78,45 @@ def test_context_of_another_owner_is_only_noted() -> None:
     # The note is good for one thing: it knows a stale epoch.
     bench.context(context(5, owner="v1"))
     assert bench.bundle(bundle(1)) == [resync("stale_epoch", known=Epoch(5, NONCE))]
+
+
+def test_context_of_which_it_is_to_be_the_next_owner_is_read_ahead() -> None:
+    """So that the first round here has little left to read; what was read is not released in between."""
+    bench = Bench(capacity=1)
+    leaving = context(owner="v1", successor="v0", committed=TEXT[:2])
+    assert bench.context(leaving) == []
+    assert bench.start().sequence == (*PROMPT, *TEXT[:1])
+    assert bench.context(leaving) == [], "said again"
+    assert bench.context(context(2, committed=TEXT[:3])) == [], "its place was kept for it"
+    assert bench.released == []
+    bench.bundle(bundle(1, after=TEXT[:3], epoch=2))
+    assert bench.start().sequence == (*PROMPT, *TEXT[:3])
+
+
+def test_context_that_was_read_ahead_in_vain_is_released() -> None:
+    for elsewhere in (context(revision=1, owner="v1"), context(2, owner="v1"), context(2, owner="v2", successor="v1")):
+        bench = Bench()
+        bench.context(context(owner="v1", successor="v0"))
+        assert bench.context(elsewhere) == []
+        assert bench.released == [KEY]
+        assert list(bench.ledger.ready()) == []
+
+
+def test_context_is_not_read_ahead_where_it_could_not_be_served_now() -> None:
+    """Nobody has asked this verifier for anything yet, so nobody is refused."""
+    full = Bench(capacity=1)
+    full.context(context(session=b"session2"))
+    full.step()
+    unfit = Bench()
+    for bench, leaving in (
+        (full, context(owner="v1", successor="v0")),
+        (unfit, context(owner="v1", successor="v0", tokenizer="another")),
+    ):
+        assert bench.context(leaving) == []
+        assert list(bench.ledger.ready()) == []
+    busy = Bench()
+    assert busy.ledger.context(DEVICE, context(owner="v1", successor="v0"), 0.0, draining("v0")) == []
+    assert list(busy.ledger.ready()) == []
 
 
 def test_context_that_moves_to_another_owner_releases_the_session() -> None:
