@@ -37,8 +37,8 @@ class Placed(Struct, frozen=True):
 
     Attributes:
         terms: what it announced.
-        at_leisure: whether the verifier in use so far still answers what it was sent (it drains), so that the round
-            under way need not be lost.
+        at_leisure: whether the verifier in use so far still answers (it drains), so that the next one can read the log
+            before the session turns to it.
     """
 
     terms: Terms
