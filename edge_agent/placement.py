@@ -115,8 +115,14 @@ class Placement:
             self.health.forget(verifier)
         self._unconfirmed = set()
 
-    def pick(self, now: float) -> Terms | None:
-        """Return the terms of the verifier to use now, or None while there is none; `now` is in seconds."""
+    def pick(self, now: float, in_use: str = "") -> Terms | None:
+        """Return the terms of the verifier to use now, or None while there is none.
+
+        Args:
+            now: in seconds.
+            in_use: the verifier that serves the text at the moment. Where another one was picked, and is gone before
+                the text has turned to it, this one is kept though it drains.
+        """
         serving = {name: state for name, state in self._states.items() if self._serves(state)}
         needed = self._needed(list(serving.values()))
         candidates = [name for name, state in serving.items() if state.context_length >= needed]
@@ -127,7 +133,7 @@ class Placement:
                 # One that drains takes nothing new, however long it is doubted who else there is.
                 left = willing or [name for name in candidates if not self._states[name].draining]
                 equal = [name for name in left if self._states[name].numerics == self._numerics]
-                current = max(equal or left, key=self._score, default=None)
+                current = max(equal or left, key=self._score, default=in_use if in_use in candidates else None)
         self._current = current
         if current is None:
             return None

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from broker.receipt import Receipt
     from edge_agent.drafters.drafter import Drafter
     from edge_agent.effects import Draft
+    from edge_agent.events import Terms
     from edge_agent.policy import Policy
     from edge_agent.spool import Spool, Spooled
     from edge_agent.tokenizer import ChatTokenizer
@@ -476,19 +477,27 @@ class Agent:
         self._place()
 
     def _place(self) -> None:
-        now = self._clock()
-        terms = self._placement.pick(now)
-        in_use = self._active.verifier if self._active is not None else ""
-        self._tell(Unplaced() if terms is None else Placed(terms, at_leisure=self._placement.answers(in_use, now)))
+        terms = self._pick()
+        self._tell(self._placed(terms) if terms is not None else Unplaced())
 
     def _place_anew(self) -> None:
         """Move to another verifier where the one in use has come to be doubted."""
         before = self._placement.current
         if not self.link_up or before is None:
             return  # what has not been heard from could not be heard from
-        terms = self._placement.pick(self._clock())
+        terms = self._pick()
         if terms is not None and terms.verifier != before:
-            self._tell(Placed(terms))
+            self._tell(self._placed(terms))
+
+    def _pick(self) -> Terms | None:
+        return self._placement.pick(self._clock(), self._in_use)
+
+    def _placed(self, terms: Terms) -> Placed:
+        return Placed(terms, at_leisure=self._placement.answers(self._in_use, self._clock()))
+
+    @property
+    def _in_use(self) -> str:
+        return self._active.verifier if self._active is not None else ""
 
     def _own_state(self, payload: bytes) -> None:
         """Put right at once what an old will says of this device."""

@@ -292,7 +292,7 @@ class Session:
         return self._new_epoch(terms) + self._resume(now, moved=True)
 
     def _unplace(self, _event: Unplaced, _now: float) -> list[Effect]:
-        self._placed = False
+        self._departure, self._placed = None, False
         return self._stall()
 
     def _link_lost(self, _event: LinkDown, _now: float) -> list[Effect]:
@@ -588,7 +588,9 @@ class Session:
             self._roundtrip.observe(now - flight.sent_at)
         if new:
             if flight and self._opening and flight.round == verdict.round:
-                self._reading_pace = (now - flight.sent_at) / max(1, len(self.log.sequence()))
+                # The most: the verifier may have read the log before, and a bundle that was sent again says too little.
+                pace = (now - flight.sent_at) / max(1, len(self.log.sequence()))
+                self._reading_pace = max(pace, self._reading_pace or 0.0)
             asked = self._count(verdict)
             seconds = now - since if usual and since is not None else None
             step = None if seconds is None or not verdict.step_time else verdict.step_time / 1e6
@@ -601,6 +603,7 @@ class Session:
             return self._finish(verdict.finish or "length", new)
         said: list[Effect] = [Persist(self._epoch.counter, held, new), Emit(held, new)]
         if self._departure is not None and self._departure.due <= now:
+            self._outage.over()
             return said + self._move(self._departure.to, now)
         return said + self._resume(now)
 
@@ -668,8 +671,8 @@ class Session:
         back at once; how much is drawn from the session's id and round. To be put off is an answer: nothing has gone
         unanswered when that time is over.
 
-        A verifier that has the log in memory is left only if it goes on like this: another one would have to read all
-        of it, which is more work than what was refused.
+        A verifier that has the log in memory is left only if it goes on like this, or drains: another one would have to
+        read all of it, which is more work than what was refused.
         """
         if refusal.session not in (None, self.request.session) or refusal.epoch not in (None, self._epoch):
             return self._heard(refusal, now)

@@ -153,7 +153,7 @@ class _Parked(Struct, frozen=True):
 
 
 class _Entry(Struct):
-    """One session this verifier serves.
+    """One session this verifier serves, or reads ahead of serving it.
 
     Attributes:
         failures: steps that failed in a row.
@@ -216,8 +216,8 @@ class Ledger:
 
     @property
     def live(self) -> int:
-        """How many sessions have not ended."""
-        return sum(entry.finish is None for entry in self._entries.values())
+        """How many sessions of its own have not ended."""
+        return sum(entry.finish is None and entry.context.owner == self._verifier for entry in self._entries.values())
 
     @property
     def queued(self) -> int:
@@ -267,7 +267,7 @@ class Ledger:
 
     def _note(self, key: Key, context: SessionContext, now: float, busy: Busy | None) -> list[Effect]:
         """Take in that another verifier serves a session; where this one is to be the next, read the log ahead."""
-        room = busy is None and len(self._entries) < self._capacity
+        room = key in self._entries or (busy is None and len(self._entries) < self._capacity)
         if context.successor == self._verifier and room and unservable(context, self._target) is None:
             self._entries[key] = self._open(context, now)
             return []

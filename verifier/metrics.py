@@ -84,7 +84,7 @@ class _Counts(Collector):
             "dropped_messages": (self._dropped(), "Messages dropped because too many waited."),
         }
         gauges = {
-            "sessions": (len(self._ledger), "Sessions served now."),
+            "sessions": (len(self._ledger), "Sessions served, or read ahead, now."),
             "queue_bundles": (self._ledger.queued, "Bundles that wait for a step."),
             "kv_used_bytes": (engine.used_bytes, "Memory that keys and values take."),
             "kv_budget_bytes": (engine.budget_bytes, "Memory that keys and values may take."),

@@ -36,8 +36,8 @@ def state(capacity: int = 8, tokenizer: str = OURS) -> VerifierState:
 OFFLINE = VerifierState(VERSION, "offline", "b007")
 
 
-def picked(placement: Placement, now: float = 0.0) -> str | None:
-    terms = placement.pick(now)
+def picked(placement: Placement, now: float = 0.0, in_use: str = "") -> str | None:
+    terms = placement.pick(now, in_use)
     return terms.verifier if terms else None
 
 
@@ -338,6 +338,20 @@ def test_pick_keeps_a_verifier_that_drains_while_there_is_no_other_and_until_the
     assert picked(placement) == "v0"
     placement.begin()
     assert picked(placement) is None
+
+
+def test_one_that_drains_and_serves_the_text_is_kept_where_the_one_picked_for_it_is_gone_again() -> None:
+    placement = Placement("pi", OURS)
+    placement.announce("v0", replace(state(), draining=True), 0.0)
+    placement.announce("v1", state(), 0.0)
+    assert picked(placement, in_use="v0") == "v1"
+    placement.announce("v1", replace(state(), status="offline"), 0.0)
+    assert picked(placement, in_use="v0") == "v0"
+    placement.announce("v2", state(), 0.0)
+    assert picked(placement, in_use="v0") == "v2"
+    placement.announce("v2", None, 0.0)
+    placement.announce("v0", None, 0.0)
+    assert picked(placement, in_use="v0") is None
 
 
 def test_one_that_drains_still_answers_what_it_was_sent_unless_something_else_speaks_against_it() -> None:

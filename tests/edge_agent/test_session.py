@@ -359,6 +359,33 @@ def test_placed_at_leisure_stays_where_the_next_verifier_is_gone_again() -> None
     assert machine.session.verifier == "v0"
 
 
+def test_placed_at_leisure_forgets_a_next_verifier_that_is_gone_with_all_others() -> None:
+    machine = leaving()
+    machine.tell(Unplaced())
+    machine.tell(verdict(1, (21, 22, 23)))
+    assert machine.session.verifier == "v0"
+
+
+def test_placed_at_leisure_allows_a_second_reading_as_long_as_the_first_whole_one() -> None:
+    """What the first round at a verifier that had read ahead took says nothing of reading."""
+    machine = awaiting()
+    machine.now = 0.3
+    machine.tell(verdict(1, (21, 30), accepted=1))
+    machine.draft(31, 32)
+    for number, (old, new) in enumerate((("v0", "v1"), ("v1", "v2"))):
+        after = machine.committed
+        machine.tell(Placed(terms(new), at_leisure=True))
+        machine.now += 0.1
+        machine.tell(verdict(2 + 2 * number, (31, 40), after=after, accepted=1, epoch=1 + number))
+        assert machine.session.verifier == old
+        machine.draft(31, 32)
+        machine.now += 2.0
+        after = machine.committed
+        machine.tell(verdict(3 + 2 * number, (31, 40), after=after, accepted=1, epoch=1 + number))
+        assert machine.session.verifier == new
+        machine.draft(31, 32)
+
+
 def test_placed_at_leisure_has_a_third_verifier_read_where_the_second_drains_too() -> None:
     machine = leaving()
     (published,) = machine.tell(Placed(terms("v2"), at_leisure=True))

@@ -12,7 +12,7 @@ import pytest
 from broker.address import BrokerAddress
 from broker.client import Bridge
 from schemas import codec
-from schemas.messages import SessionContext
+from schemas.messages import Ask, SessionContext
 from schemas.topics import Topics
 from sled.client import Client
 from tests.integration.machine import begin, finish
@@ -81,6 +81,8 @@ def test_a_verifier_that_drains_hands_its_sessions_over_and_ends(
     contexts: queue.SimpleQueue[Message] = queue.SimpleQueue()
     with Client(pair.address) as client, Bridge(pair.address) as watcher:
         assert client.wait_online(verifiers=2, timeout=60)
+        # A text's first round tells how long reading takes, but not on a verifier that has just been started.
+        list(client.ask("pi", Ask(prompt="Hello", max_tokens=4), timeout=60))
         watcher.subscribe(Topics().sessions("pi"), contexts.put)
         events, tokens = begin(client)
         name, process = pair.serving()
@@ -88,7 +90,7 @@ def test_a_verifier_that_drains_hands_its_sessions_over_and_ends(
         done = finish(events, tokens)
     assert (tuple(tokens), done.text) == whole
     assert done.verifier != name
-    published = [codec.decode(contexts.get().payload, SessionContext) for _ in range(3)]
+    published = [codec.decode(contexts.get(timeout=20).payload, SessionContext) for _ in range(3)]
     assert [(context.owner, context.successor) for context in published] == [
         (name, None),
         (name, done.verifier),

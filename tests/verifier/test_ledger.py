@@ -87,6 +87,8 @@ def test_context_of_which_it_is_to_be_the_next_owner_is_read_ahead() -> None:
     assert bench.context(leaving) == []
     assert bench.start().sequence == (*PROMPT, *TEXT[:1])
     assert bench.context(leaving) == [], "said again"
+    assert bench.ledger.live == 0, "it is another's"
+    assert bench.context(context(revision=1, owner="v1", successor="v0", committed=TEXT[:2])) == []
     assert bench.context(context(2, committed=TEXT[:3])) == [], "its place was kept for it"
     assert bench.released == []
     bench.bundle(bundle(1, after=TEXT[:3], epoch=2))
