@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from broker.receipt import Receipt
     from edge_agent.drafters.drafter import Drafter
     from edge_agent.effects import Draft
-    from edge_agent.events import Terms
     from edge_agent.policy import Policy
     from edge_agent.spool import Spool, Spooled
     from edge_agent.tokenizer import ChatTokenizer
@@ -477,27 +476,22 @@ class Agent:
         self._place()
 
     def _place(self) -> None:
-        terms = self._pick()
-        self._tell(self._placed(terms) if terms is not None else Unplaced())
+        self._tell(self._picked() or Unplaced())
 
     def _place_anew(self) -> None:
         """Move to another verifier where the one in use has come to be doubted."""
         before = self._placement.current
         if not self.link_up or before is None:
             return  # what has not been heard from could not be heard from
-        terms = self._pick()
-        if terms is not None and terms.verifier != before:
-            self._tell(self._placed(terms))
+        placed = self._picked()
+        if placed is not None and placed.terms.verifier != before:
+            self._tell(placed)
 
-    def _pick(self) -> Terms | None:
-        return self._placement.pick(self._clock(), self._in_use)
-
-    def _placed(self, terms: Terms) -> Placed:
-        return Placed(terms, at_leisure=self._placement.answers(self._in_use, self._clock()))
-
-    @property
-    def _in_use(self) -> str:
-        return self._active.verifier if self._active is not None else ""
+    def _picked(self) -> Placed | None:
+        """Choose a verifier for the request under way, and say whether the one it has can be left at leisure."""
+        now, in_use = self._clock(), self._active.verifier if self._active is not None else ""
+        terms = self._placement.pick(now, in_use)
+        return Placed(terms, at_leisure=self._placement.answers(in_use, now)) if terms is not None else None
 
     def _own_state(self, payload: bytes) -> None:
         """Put right at once what an old will says of this device."""
@@ -624,9 +618,9 @@ class Agent:
 
     def _begin(self, active: Conversation) -> None:
         self._placement.begin(active.target, active.length, active.numerics)
-        terms = self._placement.pick(self._clock())
-        if terms is not None:
-            self._tell(Placed(terms))
+        placed = self._picked()
+        if placed is not None:
+            self._tell(placed)
         elif not active.over:
             missing = "a verifier to announce itself" if self.link_up else "the broker"
             _log.info("request %s waits for %s", active.request.id, missing)

@@ -192,8 +192,7 @@ class Verifier:
         """Ask the loop to end once no session is served any more, or after the time that the options give.
 
         Agents turn to other verifiers as soon as those can have read the log; where there is none, they stay until
-        their text ends.
-        Callable like `stop`.
+        their text ends. Callable like `stop`.
         """
         self._items.put(_Drain())
 

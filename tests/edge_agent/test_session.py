@@ -282,6 +282,15 @@ def leaving(since: float = FIRST_TIMEOUT) -> Machine:
     return machine
 
 
+def read_in(seconds: float) -> Machine:
+    """Awaiting its second verdict; the first, for which the prompt was read, took so many seconds."""
+    machine = awaiting()
+    machine.now = seconds
+    machine.tell(verdict(1, (21, 30), accepted=1))
+    machine.draft(31, 32)
+    return machine
+
+
 def test_placed_at_leisure_moves_with_a_verdict_once_the_next_verifier_can_have_read() -> None:
     machine = leaving()
     assert machine.session.verifier == "v0"
@@ -311,10 +320,7 @@ def test_placed_at_leisure_is_served_on_until_then() -> None:
 
 def test_placed_at_leisure_allows_the_time_that_the_first_round_took_for_every_token_it_read() -> None:
     """Here 0.5 s for the three of the prompt, so that five take less than a second."""
-    machine = awaiting()
-    machine.now = 0.5
-    machine.tell(verdict(1, (21, 30), accepted=1))
-    machine.draft(31, 32)
+    machine = read_in(0.5)
     machine.tell(LEAVING)
     machine.now += 5 * 0.5 / 3 - 0.01
     machine.tell(verdict(2, (31, 40), after=(21, 30), accepted=1))
@@ -368,10 +374,7 @@ def test_placed_at_leisure_forgets_a_next_verifier_that_is_gone_with_all_others(
 
 def test_placed_at_leisure_allows_a_second_reading_as_long_as_the_first_whole_one() -> None:
     """What the first round at a verifier that had read ahead took says nothing of reading."""
-    machine = awaiting()
-    machine.now = 0.3
-    machine.tell(verdict(1, (21, 30), accepted=1))
-    machine.draft(31, 32)
+    machine = read_in(0.3)
     for number, (old, new) in enumerate((("v0", "v1"), ("v1", "v2"))):
         after = machine.committed
         machine.tell(Placed(terms(new), at_leisure=True))
