@@ -50,6 +50,8 @@ _DOUBT: Final = 0.5
 """Added to the variance of draft lengths (tokens squared): where all are alike, they say nothing of what one costs."""
 _OUTLIER: Final = 3.0
 """A step of so many times the mean did something else too, as reading a prompt."""
+_CHANGED: Final = 4
+"""So many of them in a row did not: the target has become slower, or is another one."""
 
 
 class CostAware:
@@ -166,7 +168,11 @@ class _StepTimes:
     """How the target's step grows with the tokens sent: a line through the latest steps, old ones fading."""
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._weight = self._tokens = self._seconds = self._squares = self._products = 0.0
+        self._outliers = 0
 
     @property
     def per_token(self) -> float:
@@ -180,8 +186,14 @@ class _StepTimes:
 
     def add(self, tokens: int, seconds: float) -> None:
         """Take in a step that judged so many draft tokens."""
-        if not 0 < seconds < math.inf or (self._weight and seconds > _OUTLIER * self._seconds / self._weight):
+        if not 0 < seconds < math.inf:
             return
+        if self._weight and seconds > _OUTLIER * self._seconds / self._weight:
+            self._outliers += 1
+            if self._outliers < _CHANGED:
+                return
+            self._forget()
+        self._outliers = 0
         fading = (self._weight, self._tokens, self._seconds, self._squares, self._products)
         newest = (1.0, tokens, seconds, tokens**2, tokens * seconds)
         self._weight, self._tokens, self._seconds, self._squares, self._products = (

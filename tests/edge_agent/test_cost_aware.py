@@ -141,6 +141,17 @@ def test_a_step_that_did_something_else_too_is_left_out() -> None:
     assert taught(*rounds, long).worth(unsure) == taught(*rounds).worth(unsure) == LONGEST
 
 
+def test_a_target_that_has_become_slower_for_good_is_believed() -> None:
+    def steps(times: int, first: float, per_token: float) -> list[Outcome]:
+        lengths = (1, 3, 5, 7) * times
+        return [Outcome((model(0.9, 0.005),) * n, n, n + 1, 0.1, n, first + per_token * n) for n in lengths]
+
+    quick, slow = steps(8, 0.01, 0.0), steps(8, 0.08, 0.02)
+    unsure = [model(0.4)] * LONGEST
+    assert taught(*quick, *slow).worth(unsure) == taught(*slow).worth(unsure) < LONGEST
+    assert taught(*quick, *slow[:3], *quick).worth(unsure) == LONGEST
+
+
 @given(lessons=st.lists(outcomes(), max_size=12), draft=DRAFTS)
 def test_one_token_is_always_drafted(lessons: list[Outcome], draft: list[Proposal]) -> None:
     assert not taught(*lessons).enough([])
