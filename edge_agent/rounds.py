@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -11,6 +11,9 @@ from edge_agent.policy import Outcome
 
 if TYPE_CHECKING:
     from schemas.digest import Log
+
+_KEPT: Final = 64
+"""Rounds that are remembered, the latest; a verdict on an earlier one tells nothing of its draft."""
 
 
 class Asked(Struct, frozen=True):
@@ -61,6 +64,7 @@ class Rounds:
         """Open a round and return its number."""
         self.number += 1
         self._asked[self.number] = asked
+        self._asked.pop(self.number - _KEPT, None)
         return self.number
 
     def settle(self, number: int, base: int) -> Asked:

@@ -26,6 +26,14 @@ def test_settled_round_and_all_before_it_are_forgotten() -> None:
     assert rounds.settle(3, 3) == THREE
 
 
+def test_rounds_that_nobody_answers_do_not_pile_up() -> None:
+    rounds = Rounds()
+    first, *_ = (rounds.begin(ONE) for _ in range(64))
+    assert rounds.settle(first, 1) == ONE
+    first, *_ = (rounds.begin(ONE) for _ in range(65))
+    assert rounds.settle(first, 7) == Asked(7)
+
+
 def test_forgotten_rounds_are_not_known() -> None:
     rounds = Rounds()
     rounds.begin(ONE)
