@@ -37,10 +37,11 @@ from benchmarks.kit.progress import Bars
 from benchmarks.kit.prompts import prompts_of
 from benchmarks.lossless import Kept, check
 from schemas.choice import noisy
+from schemas.messages import GREEDY
 from sled.errors import FAILED, NOT_IDENTICAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from rich.console import Console
 
@@ -100,7 +101,7 @@ class Alone:
     """Says whether an answer is what the target alone writes, as `sled bench lossless` does; a `checker.Target`.
 
     Tokens that did not come, since an event was lost on the way, are taken to be the target's own choice; text and
-    number of the whole answer then show whether they were.
+    number of the whole answer then show whether they were. The same answer to the same question is read once.
     """
 
     def __init__(self, reference: Reference, max_tokens: int, advance: Callable[[], object] = lambda: None) -> None:
@@ -108,6 +109,7 @@ class Alone:
         self._advance = advance
         self._max_tokens = max_tokens
         self._plain = Kept(reference, max_tokens, "", None)
+        self._read: dict[Hashable, bool] = {}
 
     def identical(self, request: Request) -> bool:
         """Whether a completed answer is whole the target's."""
@@ -117,8 +119,11 @@ class Alone:
         assert ask.prompt is not None
         sampling = sampling_of(ask)
         tokens = self.fill(ask.prompt, request.answer.tokens, done.statistics.tokens, sampling)
-        written = Written(ask.prompt, sampling, tokens, done.text, done.finish_reason, done.statistics)
-        return check(written, self._reference, self._plain, self._max_tokens, "float32").identical
+        answer = (ask.prompt, sampling if sampling.temperature else GREEDY, tokens, done.text, done.finish_reason)
+        if answer not in self._read:
+            written = Written(*answer, done.statistics)
+            self._read[answer] = check(written, self._reference, self._plain, self._max_tokens, "float32").identical
+        return self._read[answer]
 
     def unlike(self, request: Request) -> int:
         """Return how many released tokens the target would not have chosen where they stand."""
@@ -241,6 +246,7 @@ def _table(result: Result) -> Table:
         ("kills", _counts(result.kills)),
         ("freezes", _counts(result.freezes)),
         ("cuts and holds of links", f"{result.cuts} and {result.holds}"),
+        ("published by devices", _counts(result.published)),
         ("messages dropped", _counts(result.dropped)),
         ("messages passed on twice", _counts(result.duplicates)),
         ("asked again, moved", f"{result.asked_again}, {result.moved}"),

@@ -99,6 +99,24 @@ def test_the_log_is_checked_again_and_damage_is_found(
     assert (code, found["completed"], found["identical"]) == (NOT_IDENTICAL, 4, 3)
 
 
+def test_twice_as_many_devices_as_places_are_all_served(
+    tiny_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both verifiers refuse whoever comes while they are full, and those who wait do not wander between them."""
+    require("mosquitto")
+    plan, prompts = tmp_path / "plan.yaml", tmp_path / "prompts.jsonl"
+    plan.write_text("{devices: 4, verifiers: 2, capacity: 1, requests: 12, tokens: 200, seconds: 1, sampled: 0.5}")
+    prompts.write_text('{"prompt": "Tell me everything."}\n')
+    log = tmp_path / "log"
+    code, found, said = run(
+        capsys, "--plan", str(plan), "--prompts", str(prompts), "--target", str(tiny_target), "--out", str(log)
+    )
+    assert code == 0, found or said
+    assert (found["completed"], found["identical"]) == (12, 12)
+    assert any("(overloaded)" in path.read_text() for path in log.glob("verifier-*.log"))
+    assert 12 <= found["published"]["session"] < 200
+
+
 def test_a_bad_plan_and_a_missing_log_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("devices: none")

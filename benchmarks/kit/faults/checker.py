@@ -35,7 +35,7 @@ from schemas.errors import WireError
 from schemas.topics import Family, Topic, Topics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from benchmarks.kit.faults.logs import AppEvent, Done, Logs
     from schemas.messages import Ask
@@ -120,7 +120,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         released_requests: completed ones that have such tokens.
         failed: requests that ended with `error`.
         kills, freezes: by role.
-        dropped, duplicates: messages that links dropped and passed on twice, by what their topic carries.
+        published: messages that devices sent, by what their topic carries.
+        dropped, duplicates: messages that links dropped and passed on twice, likewise.
         asked_again: asks sent again by the app.
         repeats: events that the app dropped since it had them already.
         resends: bundles that devices sent again, by the statistics of answers that are done, which are those
@@ -147,6 +148,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     freezes: dict[str, int]
     cuts: int
     holds: int
+    published: dict[str, int]
     dropped: dict[str, int]
     duplicates: dict[str, int]
     asked_again: int
@@ -372,8 +374,9 @@ def check(logs: Logs, target: Target) -> Result:
         freezes=_by_role(logs.processes, "frozen"),
         cuts=sum(each.kind == "cut" for each in struck),
         holds=sum(each.kind == "hold" for each in struck),
-        dropped=_packets(logs.links.values(), "dropped"),
-        duplicates=_packets(logs.links.values(), "duplicated"),
+        published=_packets(logs.links.values(), lambda event: event.way == "up"),
+        dropped=_packets(logs.links.values(), lambda event: event.fate == "dropped"),
+        duplicates=_packets(logs.links.values(), lambda event: event.fate == "duplicated"),
         asked_again=sum(request.asked_again for request in requests.values()),
         repeats=sum(answer.repeats for answer in answers),
         moved=sum(each.moves for each in sent.values()),
@@ -392,11 +395,8 @@ def _by_role(events: Iterable[Done], what: str) -> dict[str, int]:
     return {role: counted[role] for role in ("agent", "verifier", "broker")}
 
 
-def _packets(links: Iterable[Sequence[LinkEvent]], fate: str) -> dict[str, int]:
+def _packets(links: Iterable[Sequence[LinkEvent]], counts: Callable[[Published], bool]) -> dict[str, int]:
     topics = (
-        _parse(event.topic)
-        for events in links
-        for event in events
-        if isinstance(event, Published) and event.fate == fate
+        _parse(event.topic) for events in links for event in events if isinstance(event, Published) and counts(event)
     )
     return dict(sorted(Counter("other" if topic is None else topic.family.name.lower() for topic in topics).items()))

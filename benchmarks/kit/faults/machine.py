@@ -115,7 +115,7 @@ class Machine:
         plan, target = self._run.plan, Path(self._run.target)
         options = FleetOptions(target, (), threads=max(1, cores() // plan.verifiers), device="cpu")
         for name in plan.verifier_names:
-            words = verifier_words(name, options, self.address)
+            words = [*verifier_words(name, options, self.address), "--capacity", str(plan.capacity)]
             self._add(stack, name, "verifier", partial(Process, name, words, self._folder))
             self.start(name)
         for number, name in enumerate(plan.device_names):

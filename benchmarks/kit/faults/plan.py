@@ -36,6 +36,7 @@ A plan is a YAML or JSON file; times are in seconds from when everything is up. 
 
   devices: 20             agents, each behind a link of its own
   verifiers: 2
+  capacity: 256           sessions that a verifier serves at once; it refuses more for now
   requests: 200           asked in turn of all devices, evenly over `seconds`, one at a time of each device
   tokens: 32              of an answer, at most
   sampled: 0.5            share of the requests that are sampled; the others are greedy
@@ -169,6 +170,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     devices: Annotated[int, Meta(ge=1, le=1000)] = 20
     verifiers: Annotated[int, Meta(ge=1, le=100)] = 2
+    capacity: Positive = 256
     requests: Positive = 200
     tokens: Annotated[int, Meta(ge=1, le=8192)] = 32
     sampled: Chance = 0.5
