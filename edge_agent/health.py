@@ -55,6 +55,11 @@ class Health:
         elif signs.beat[1] != heartbeat:
             signs.beat, signs.since = (boot, heartbeat), now
 
+    def listen_anew(self, now: float) -> None:
+        """Nothing could be heard until now, so no heartbeat has stood still."""
+        for signs in self._signs.values():
+            signs.since = now
+
     def forget(self, verifier: str) -> None:
         """Its announcement was cleared."""
         self._signs.pop(verifier, None)

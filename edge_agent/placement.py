@@ -104,9 +104,10 @@ class Placement:
         self._kept = self._wanted or target
         self._length = length
 
-    def doubt(self) -> None:
-        """The connection was away: what was announced before counts only if it is announced again."""
+    def doubt(self, now: float) -> None:
+        """The connection was away until now: what was announced before counts only if it is announced again."""
         self._unconfirmed = set(self._states)
+        self.health.listen_anew(now)
 
     def drop_doubtful(self) -> None:
         """Forget the verifiers that have not announced themselves again: their last will was missed."""
@@ -129,9 +130,12 @@ class Placement:
         current = self._current if self._current in candidates else None
         if current is None or self._reluctant(current, now):
             willing = [name for name in candidates if not self._reluctant(name, now)]
-            if current is None or willing:
+            able = [name for name in willing if not self._full(name)]
+            if not able and not (current is not None and self._as_good_as_full(current, now)):
+                able = willing
+            if current is None or able:
                 # One that drains takes nothing new, however long it is doubted who else there is.
-                left = willing or [name for name in candidates if not self._states[name].draining]
+                left = able or [name for name in candidates if not self._states[name].draining]
                 equal = [name for name in left if self._states[name].numerics == self._numerics]
                 current = max(equal or left, key=self._score, default=in_use if in_use in candidates else None)
         self._current = current
@@ -198,6 +202,15 @@ class Placement:
     def _reluctant(self, verifier: str, now: float) -> bool:
         """Whether another verifier would be better."""
         return self._states[verifier].draining or self.health.doubtful(verifier, now)
+
+    def _full(self, verifier: str) -> bool:
+        """Whether it serves as many sessions as it can, as far as it has announced."""
+        state = self._states[verifier]
+        return 0 < state.capacity <= state.load
+
+    def _as_good_as_full(self, verifier: str, now: float) -> bool:
+        """Whether a verifier is left for none that is full: it drains but still serves, or refuses work as well."""
+        return self.answers(verifier, now) or self.health.complaint(verifier, now) == "busy"
 
     def _fits(self, state: VerifierState) -> bool:
         return state.tokenizer == self._tokenizer and self._kept in ("", state.target)

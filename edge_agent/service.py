@@ -319,8 +319,9 @@ class Agent:
 
     def _connected(self) -> None:
         self.link_up = True
-        self._placement.doubt()
-        self._doubt_until = self._clock() + ANNOUNCED_AGAIN
+        now = self._clock()
+        self._placement.doubt(now)
+        self._doubt_until = now + ANNOUNCED_AGAIN
         _log.info("device %s is connected to the broker at %s", self.device, self._bridge.address)
         self._publish_state()
         self._delivery.resume()

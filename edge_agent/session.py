@@ -81,6 +81,9 @@ if TYPE_CHECKING:
 
 LEAST_PUT_OFF: Final = 0.1
 """Seconds that a session waits at least when it is refused for now, however little the verifier asks for."""
+MOST_PATIENCE: Final = 8
+"""Where the session is not served yet, it waits twice as long after each refusal, but never longer than so many times
+what the verifier asks for: where all are full, nobody may be kept busy by those who wait."""
 MOST_PUT_OFFS: Final = 3
 """Times in a row that a verifier puts off a session it serves before another one is looked for."""
 MAX_COUNTER: Final = 2**52
@@ -364,7 +367,6 @@ class Session:
 
     def _read_anew(self) -> None:
         """From the next round on until one is answered, the verifier has the whole log to read."""
-        self._put_offs = 0
         self._opening, self._read_from = True, self._rounds.number + 1
 
     def _reopen(self) -> list[Effect]:
@@ -687,7 +689,9 @@ class Session:
             return self._move(self._departure.to, now)
         spread = 1 + int.from_bytes(next_digest(self.request.session, self._rounds.number)) / 2**65
         delay = max(refusal.retry_after / 1e6, LEAST_PUT_OFF) * spread
-        self._put_offs += 1
+        self._put_offs += not self._put_off  # context and bundle may both be refused
+        if self._opening:
+            delay *= min(2 ** min(self._put_offs - 1, 16), MOST_PATIENCE)
         serves = refusal.round is not None and not self._opening
         doubt = [] if serves and self._put_offs < MOST_PUT_OFFS else [Doubt(self.verifier, delay)]
         if not self._within_reach:

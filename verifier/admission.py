@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from schemas.messages import RefusalCode, SessionContext
+from schemas.messages import Epoch, RefusalCode, SessionContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,28 +32,38 @@ class Declined(Struct, frozen=True):
     """Why a session is not served: a code for programs, a sentence for people.
 
     Attributes:
+        session: its id.
+        epoch: of its context.
+        revision: likewise.
         retry_after: microseconds after which trying again may help, where it may; 0 leaves it to the rule.
     """
 
-    context: SessionContext
+    session: bytes
+    epoch: Epoch
+    revision: int
     code: RefusalCode
     sentence: str
     retry_after: int = 0
 
 
+def decline(context: SessionContext, code: RefusalCode, sentence: str, retry_after: int = 0) -> Declined:
+    """Decline the session of a context."""
+    return Declined(context.session, context.epoch, context.revision, code, sentence, retry_after)
+
+
 def unservable(context: SessionContext, target: Target) -> Declined | None:
     """Say what is wrong with a session that no later bundle can put right, or None if nothing is."""
     if context.tokenizer != target.tokenizer:
-        return Declined(
+        return decline(
             context,
             "tokenizer_mismatch",
             f"the device's tokenizer ({context.tokenizer}) is not the target's ({target.tokenizer}): "
             "set the device up with the tokenizer of this target",
         )
     if not context.prompt:
-        return Declined(context, "empty_prompt", "the prompt has no tokens: ask something")
+        return decline(context, "empty_prompt", "the prompt has no tokens: ask something")
     if len(context.prompt) + context.max_tokens > target.context_length:
-        return Declined(
+        return decline(
             context,
             "prompt_too_long",
             f"a prompt of {len(context.prompt)} tokens and an answer of {context.max_tokens} do not fit the "
@@ -61,7 +71,7 @@ def unservable(context: SessionContext, target: Target) -> Declined | None:
         )
     foreign = out_of_vocabulary((*context.prompt, *context.committed), target)
     if foreign is not None:
-        return Declined(context, "token_out_of_vocabulary", foreign)
+        return decline(context, "token_out_of_vocabulary", foreign)
     return None
 
 

@@ -30,7 +30,7 @@ from schemas.messages import (
     Verdict,
 )
 from verifier.acceptance import Judgement, ending, judge
-from verifier.admission import Declined, Target, out_of_vocabulary, unservable
+from verifier.admission import Declined, Target, decline, out_of_vocabulary, unservable
 from verifier.recent import Recent
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 0.5
 """Seconds a bundle may wait for a context it names: MQTT keeps no order across topics."""
-MEMORY_OF_DECLINED: Final = 256
+MEMORY_OF_TURNED_AWAY: Final = 256
+"""So many contexts of sessions that were refused for now are kept, the newest; the others are asked for again by a
+Resync once there is room for them."""
 MEMORY_OF_PARKED: Final = 4_096
 """So many are kept, the newest; a session forgotten this way is asked for again by a Resync."""
 IDLE: Final = 60.0
@@ -197,14 +199,15 @@ class Ledger:
             verifier: own id; contexts that name neither it nor it as the next one are only noted.
             target: of the engine.
             capacity: sessions served at once; more are refused until one ends.
-            memory: tombstones, notes on sessions of others and outstanding Resyncs kept, each.
+            memory: tombstones, notes on sessions of others and on refused ones, and outstanding Resyncs kept, each.
         """
         self._verifier = verifier
         self._target = target
         self._capacity = capacity
         self._entries: dict[Key, _Entry] = {}
         self._elsewhere: Recent[Key, Epoch] = Recent(memory)
-        self._declined: Recent[Key, Declined] = Recent(min(memory, MEMORY_OF_DECLINED))
+        self._declined: Recent[Key, Declined] = Recent(memory)
+        self._turned_away: Recent[Key, SessionContext] = Recent(min(memory, MEMORY_OF_TURNED_AWAY))
         self._tombstones: Recent[Key, Epoch] = Recent(memory)
         self._parked: Recent[Key, _Parked] = Recent(min(memory, MEMORY_OF_PARKED))
         self._asked: Recent[Key, _Asked] = Recent(memory)
@@ -243,22 +246,24 @@ class Ledger:
         if self._tombstones.get(key) == context.epoch:
             return []
         if self._has(key, context):
-            return self._open_declined(key, now, busy)
+            return self._open_declined(key, context, now, busy)
         self._tombstones.pop(key, None)
         self._elsewhere.pop(key, None)
-        self._declined.pop(key, None)
+        self._forget_declined(key)
         if context.owner != self._verifier:
             return self._note(key, context, now, busy)
         effects: list[Effect] = []
         declined = unservable(context, self._target)
         if declined is None and key not in self._entries:
-            effects += self._make_room(now) if len(self._entries) >= self._capacity else []
-            if len(self._entries) >= self._capacity:
-                declined = Declined(context, "overloaded", self._full())
-            elif busy is not None:
-                declined = Declined(context, "overloaded", busy.sentence, busy.retry_after)
+            if busy is not None:
+                declined = decline(context, "overloaded", busy.sentence, busy.retry_after)
+            else:
+                effects += self._make_room(now)
+                declined = None if self._has_room else decline(context, "overloaded", self._full())
         if declined is not None:
             self._declined.put(key, declined)
+            if declined.code == "overloaded":
+                self._turned_away.put(key, context)
             self._parked.pop(key, None)
             return [*effects, *self._drop(key), self._refuse(device, declined)]
         self._entries[key] = self._open(context, now)
@@ -267,7 +272,7 @@ class Ledger:
 
     def _note(self, key: Key, context: SessionContext, now: float, busy: Busy | None) -> list[Effect]:
         """Take in that another verifier serves a session; where this one is to be the next, read the log ahead."""
-        room = key in self._entries or (busy is None and len(self._entries) < self._capacity)
+        room = key in self._entries or (busy is None and self._has_room)
         if context.successor == self._verifier and room and unservable(context, self._target) is None:
             self._entries[key] = self._open(context, now)
             return []
@@ -276,31 +281,46 @@ class Ledger:
 
     def _has(self, key: Key, context: SessionContext) -> bool:
         """Whether this context, or a later one of its epoch, was taken in before."""
-        entry, declined = self._entries.get(key), self._declined.get(key)
-        held = entry.context if entry else declined.context if declined else None
+        entry = self._entries.get(key)
+        held = entry.context if entry else self._declined.get(key)
         return held is not None and held.epoch == context.epoch and held.revision >= context.revision
 
     def _drop(self, key: Key) -> list[Effect]:
         return [Release(key)] if self._entries.pop(key, None) is not None else []
 
+    def _forget_declined(self, key: Key) -> None:
+        self._declined.pop(key, None)
+        self._turned_away.pop(key, None)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._entries) < self._capacity
+
     def _full(self) -> str:
         return f"verifier {self._verifier!r} already serves its {self._capacity} sessions: try again later"
 
-    def _open_declined(self, key: Key, now: float, busy: Busy | None) -> list[Effect]:
-        """Open a session that was refused only for now, if there is room by now or can be made."""
+    def _open_declined(self, key: Key, context: SessionContext | None, now: float, busy: Busy | None) -> list[Effect]:
+        """Open a session that was refused only for now, if its context is at hand and there is room or can be made."""
         declined = self._declined.get(key)
         if declined is None or declined.code != "overloaded" or busy is not None:
             return []
-        effects = self._make_room(now) if len(self._entries) >= self._capacity else []
-        if len(self._entries) < self._capacity:
-            del self._declined[key]
-            self._entries[key] = self._open(declined.context, now)
+        effects = self._make_room(now)
+        if context is not None and self._has_room:
+            self._forget_declined(key)
+            self._entries[key] = self._open(context, now)
         return effects
 
     def _make_room(self, now: float) -> list[Effect]:
-        """Forget the session that has been silent longest, if it has been so for long: it can come back by Resync."""
-        key, entry = min(self._entries.items(), key=lambda item: item[1].touched)
-        if entry.touched + IDLE > now:
+        """If it is full, forget the session that has been silent longest, and for long: it can come back by Resync."""
+        if self._has_room:
+            return []
+        silent = (
+            (entry.touched, key)
+            for key, entry in self._entries.items()
+            if entry.waiting is None and entry.running is None
+        )
+        touched, key = min(silent, default=(now, None))
+        if key is None or touched + IDLE > now:
             return []
         del self._entries[key]
         return [Release(key)]
@@ -319,7 +339,7 @@ class Ledger:
         self._parked.pop(key, None)
         self._asked.pop(key, None)
         self._elsewhere.pop(key, None)
-        self._declined.pop(key, None)
+        self._forget_declined(key)
         if epoch is not None:
             self._tombstones.put(key, epoch)
         return self._drop(key)
@@ -343,7 +363,7 @@ class Ledger:
         if entry is None or entry.waiting is None:
             return []
         waiting, entry.waiting = entry.waiting, None
-        declined = Declined(entry.context, "overloaded", busy.sentence, busy.retry_after)
+        declined = decline(entry.context, "overloaded", busy.sentence, busy.retry_after)
         return [self._refuse(key.device, declined, waiting.bundle.round)]
 
     def _place(self, key: Key, arrived: _Bundle, now: float, busy: Busy | None) -> list[Effect]:
@@ -358,9 +378,11 @@ class Ledger:
             return self._ask(key, bundle, "ended", now, known)
         declined = self._declined.get(key)
         effects: list[Effect] = []
-        if declined is not None and bundle.epoch == known and bundle.revision <= declined.context.revision:
-            effects = self._open_declined(key, now, busy)
+        if declined is not None and bundle.epoch == known and bundle.revision <= declined.revision:
+            effects = self._open_declined(key, self._turned_away.get(key), now, busy)
             entry = self._entries.get(key)
+            if entry is None and declined.code == "overloaded" and busy is None and self._has_room:
+                return effects + self._ask(key, bundle, "unknown_session", now, known)
             if entry is None:
                 return [*effects, self._refuse(key.device, declined, bundle.round)]
         if entry is None or bundle.epoch != entry.context.epoch or bundle.revision > entry.context.revision:
@@ -383,7 +405,7 @@ class Ledger:
         entry.touched = max(entry.touched, now)
         foreign = out_of_vocabulary(bundle.draft, self._target)
         if foreign is not None:
-            wrong = Declined(entry.context, "token_out_of_vocabulary", foreign)
+            wrong = decline(entry.context, "token_out_of_vocabulary", foreign)
             return [self._refuse(key.device, wrong, bundle.round)]
         if bundle.base > len(entry.log):
             return self._ask(key, bundle, "base_ahead", now, entry.context.epoch)
@@ -572,7 +594,7 @@ class Ledger:
         delay = min(RETRY_AFTER << min(entry.failures, 16), RETRY_AFTER_MOST)
         entry.failures += 1
         entry.failed_at = self._went_well
-        declined = Declined(entry.context, "engine_failed", sentence, delay)
+        declined = decline(entry.context, "engine_failed", sentence, delay)
         final = entry.own_failures >= MOST_FAILURES
         return [self._refuse(work.key.device, declined, running.bundle.round, final=final)]
 
@@ -614,13 +636,12 @@ class Ledger:
         return [Reply(key.device, resync)]
 
     def _refuse(self, device: str, declined: Declined, number: int | None = None, *, final: bool = False) -> Reply:
-        context = declined.context
         again = declined.code in ("overloaded", "engine_failed") and not final
         retry = (declined.retry_after or RETRY_AFTER) if again else 0
         return Reply(
             device,
             Refusal(
-                VERSION, "refusal", declined.code, declined.sentence, context.session, context.epoch, number, retry
+                VERSION, "refusal", declined.code, declined.sentence, declined.session, declined.epoch, number, retry
             ),
         )
 
@@ -630,5 +651,5 @@ class Ledger:
             return entry.context.epoch
         declined = self._declined.get(key)
         if declined is not None:
-            return declined.context.epoch
+            return declined.epoch
         return self._elsewhere.get(key) or self._tombstones.get(key)

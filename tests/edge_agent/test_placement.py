@@ -291,7 +291,7 @@ def test_verifier_not_announced_again_after_the_connection_was_away_is_forgotten
         placement.announce(name, state(), 0.0)
     first = placement.pick(0.0)
     assert first is not None
-    placement.doubt()
+    placement.doubt(0.0)
     other = "v1" if first.verifier == "v0" else "v0"
     placement.announce(other, state(), 0.0)
     assert placement.pick(0.0) == first, "until then it stays"
@@ -299,6 +299,19 @@ def test_verifier_not_announced_again_after_the_connection_was_away_is_forgotten
     second = placement.pick(0.0)
     assert second is not None
     assert second.verifier == other
+
+
+@pytest.mark.parametrize("speaks_first", ["v0", "v1"])
+def test_nobody_has_stood_still_while_the_device_was_away(speaks_first: str) -> None:
+    """Whoever is heard again first: a text does not move for an outage of the device's own."""
+    placement = Placement("pi", OURS)
+    for name in ("v0", "v1"):
+        placement.announce(name, state(), 0.0)
+    first = picked(placement)
+    back = 10 * STANDSTILL
+    placement.doubt(back)
+    placement.announce(speaks_first, replace(state(), heartbeat=50), back)
+    assert picked(placement, back + 1) == first
 
 
 def test_text_begun_before_a_restart_prefers_its_numerics() -> None:
@@ -417,6 +430,52 @@ def test_pick_tries_a_verifier_that_failed_again_after_ever_longer() -> None:
         placement.announce("v1", OFFLINE, now)
         assert picked(placement, now) == "v0"
         delay *= 2
+
+
+FULL = replace(state(capacity=8), load=8)
+
+
+def beside_a_full_one() -> Placement:
+    """A placement that keeps v0, beside a full v1."""
+    placement = Placement("pi", OURS)
+    placement.announce("v0", state(), 0.0)
+    placement.pick(0.0)
+    placement.announce("v1", FULL, 0.0)
+    return placement
+
+
+def test_a_verifier_that_drains_serves_on_while_the_others_are_full() -> None:
+    placement = beside_a_full_one()
+    placement.announce("v0", replace(state(), draining=True), 0.0)
+    assert picked(placement) == "v0"
+    placement.announce("v1", replace(FULL, load=7), 0.0)
+    assert picked(placement) == "v1"
+
+
+def test_a_verifier_that_refuses_is_left_only_for_one_that_has_room() -> None:
+    placement = beside_a_full_one()
+    placement.health.busy("v0", 3.0, 0.0)
+    assert picked(placement) == "v0"
+    placement.announce("v1", replace(FULL, load=7), 0.0)
+    assert picked(placement) == "v1"
+
+
+def test_a_verifier_that_does_not_answer_is_left_even_for_a_full_one() -> None:
+    placement = beside_a_full_one()
+    placement.health.failed("v0", 0.0)
+    assert picked(placement) == "v1"
+
+
+def test_a_full_verifier_keeps_the_texts_that_it_serves_and_gets_no_others_where_there_is_room() -> None:
+    placement = beside_a_full_one()
+    placement.announce("v0", replace(FULL, load=9), 0.0)
+    placement.announce("v1", state(), 0.0)
+    assert picked(placement) == "v0"
+    placement.begin()
+    assert picked(placement) == "v1"
+    placement.announce("v1", FULL, 0.0)
+    placement.begin()
+    assert picked(placement) in ("v0", "v1"), "the first to have room will serve it"
 
 
 def test_an_answer_ends_all_doubt() -> None:

@@ -1218,6 +1218,42 @@ def test_refusal_for_now_does_not_bring_everybody_back_at_once() -> None:
     assert max(delays) - min(delays) > 15
 
 
+def waits(machine: Machine, number: int) -> float:
+    """Be refused for now, a minute by the verifier's word; return how many of these are waited for."""
+    timer = machine.tell(refusal(epoch=machine.session.epoch.counter, number=number, retry_after=60_000_000))[0]
+    assert isinstance(timer, StartTimer)
+    return timer.delay / 60
+
+
+def test_refusals_for_now_of_a_session_that_nobody_serves_yet_are_waited_for_ever_longer() -> None:
+    """Wherever it turns: else those who wait would keep full verifiers busy."""
+    machine = awaiting()
+    for number, least in enumerate((1, 2, 4, 8, 8), start=1):
+        assert least <= waits(machine, number) <= 1.5 * least
+        if number == 2:
+            machine.tell(Placed(terms("v1")))
+        else:
+            machine.tell(TimerFired())
+
+
+def test_a_context_and_its_bundle_that_are_refused_for_now_count_once() -> None:
+    machine = awaiting()
+    machine.tell(refusal(retry_after=60_000_000))
+    assert waits(machine, 1) <= 1.5
+
+
+def test_a_session_that_is_served_waits_no_longer_for_having_been_refused() -> None:
+    machine = awaiting()
+    for number in (1, 2, 3):
+        waits(machine, number)
+        machine.tell(TimerFired())
+    machine.tell(verdict(4, (21, 30)))
+    machine.draft(31, 32)
+    for number in (5, 6):
+        assert waits(machine, number) <= 1.5
+        machine.tell(TimerFired())
+
+
 def test_refusal_for_now_drafting_changes_nothing() -> None:
     """The context was refused before there was a bundle; the bundle will find out."""
     machine = drafting()

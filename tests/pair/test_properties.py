@@ -14,6 +14,8 @@ POLICIES = st.sampled_from(
     ["fixed:1", "fixed:3", "fixed:8", "confidence:0.5:6", "cost-aware", "cost-aware", "cost-aware:3"]
 )
 OUTAGES = st.builds(OutageRules, st.sampled_from(OutageMode), st.sampled_from([1, 2, 3]))
+PLACES = st.sampled_from([(8, 65_536), (8, 65_536), (2, 65_536), (1, 65_536), (1, 1)])
+"""Sessions that a verifier serves at once, and how many others it remembers."""
 STOPS = st.sampled_from([(), (), ("ä",), ("ab", "E a")])
 
 
@@ -22,9 +24,10 @@ class Pair(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(ties=st.booleans(), policy=POLICIES, run=RUNS, outage=OUTAGES)
-    def begin(self, ties: bool, policy: str, run: int, outage: OutageRules) -> None:
-        self.world = World(ties=ties)
+    @initialize(ties=st.booleans(), places=PLACES, policy=POLICIES, run=RUNS, outage=OUTAGES)
+    def begin(self, ties: bool, places: tuple[int, int], policy: str, run: int, outage: OutageRules) -> None:
+        capacity, memory = places
+        self.world = World(ties=ties, capacity=capacity, memory=memory)
         self.world.ask(5, 30, policy, run=run, outage=outage, revise=True)
 
     @precondition(lambda self: len(self.world.spool) < 4)

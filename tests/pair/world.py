@@ -193,11 +193,17 @@ class World:
     device = "pi"
 
     def __init__(
-        self, *, ties: bool = False, capacity: int = 8, lengths: Sequence[int] = (CONTEXT_LENGTH, CONTEXT_LENGTH)
+        self,
+        *,
+        ties: bool = False,
+        capacity: int = 8,
+        memory: int = 65_536,
+        lengths: Sequence[int] = (CONTEXT_LENGTH, CONTEXT_LENGTH),
     ) -> None:
         self.now = 0.0
         self.target = ToyTarget(ties=ties)
         self.capacity = capacity
+        self.memory = memory
         self.retained: dict[bytes, bytes] = {}
         self.up: list[tuple[str, bytes, bytes]] = []  # verifier, session, payload (empty: context cleared)
         self.down: list[bytes] = []
@@ -229,7 +235,7 @@ class World:
     def start_verifier(self, name: str) -> None:
         """Start a verifier, or start it again with nothing remembered; the broker brings the retained contexts."""
         target = Target(TOKENIZER, VOCABULARY, self.lengths[name], frozenset({END}))
-        self.verifiers[name] = Ledger(name, target, capacity=self.capacity)
+        self.verifiers[name] = Ledger(name, target, capacity=self.capacity, memory=self.memory)
         self.boots[name] += 1
         self.up += [(name, session, payload) for session, payload in self.retained.items()]
         if self.placed == name and self.link_up:

@@ -32,9 +32,10 @@ from tests.verifier.bench import (
     verdict,
 )
 from verifier.admission import Target
-from verifier.backpressure import draining
+from verifier.backpressure import Busy, draining
 from verifier.ledger import (
     IDLE,
+    MEMORY_OF_TURNED_AWAY,
     MOST_FAILURES,
     PATIENCE,
     RESYNC_BACKOFF,
@@ -913,6 +914,57 @@ def test_session_that_was_turned_away_for_good_takes_nobodys_place() -> None:
     assert isinstance(refusal, Refusal)
     assert refusal.code == "tokenizer_mismatch"
     assert bench.context(context(tokenizer="0ddba11")) == []
+    assert bench.released == []
+
+
+def test_many_more_sessions_than_places_are_refused_without_asking_for_their_contexts_again() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session*"))
+    ids = [number.to_bytes(8) for number in range(3 * MEMORY_OF_TURNED_AWAY)]
+    for session in ids:
+        bench.context(context(session=session))
+    for number in (1, 2):
+        for session in ids:
+            (refusal,) = bench.bundle(bundle(number, session=session))
+            assert isinstance(refusal, Refusal)
+    assert bench.tick(PATIENCE) == []
+
+
+def test_a_session_whose_context_was_let_go_is_asked_for_it_once_there_is_room() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context(session=b"session*"))
+    bench.context(context())
+    for number in range(MEMORY_OF_TURNED_AWAY):
+        bench.context(context(session=number.to_bytes(8)))
+    (refusal,) = bench.bundle(bundle(1))
+    assert isinstance(refusal, Refusal)
+    bench.clear(b"session*")
+    assert bench.bundle(bundle(2)) == [resync("unknown_session", number=2, known=Epoch(1, NONCE))]
+    assert bench.context(context(revision=1)) == []
+    bench.bundle(bundle(3, revision=1))
+    assert [(work.key, work.round) for work in bench.ledger.ready()] == [(KEY, 3)]
+
+
+def test_a_session_that_waits_for_the_engine_is_not_silent() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context())
+    bench.bundle(bundle(1))
+    bench.now = 2 * IDLE
+    (waiting,) = bench.context(context(session=b"session2"))
+    work = bench.start()
+    (running,) = bench.context(context(session=b"session3"))
+    assert isinstance(waiting, Refusal)
+    assert isinstance(running, Refusal)
+    assert bench.complete(work) == [verdict(1, TEXT[:1], queue_time=round(2 * IDLE * 1e6))]
+    assert bench.released == []
+
+
+def test_a_busy_verifier_forgets_nobody_for_whom_it_refuses() -> None:
+    bench = Bench(capacity=1)
+    bench.context(context())
+    bench.now = 2 * IDLE
+    busy = Busy("verifier 'v0' is busy", 5)
+    bench.heard(bench.ledger.context(DEVICE, context(session=b"session2"), bench.now, busy))
     assert bench.released == []
 
 
