@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from models.progress import Progress
 
+_ELSEWHERE = "with --out or SLED_CACHE"
+"""What a person gives: a folder that is asked for lies where --out says, every other one in the cache."""
+
 
 def models_folder() -> Path:
     """Return the folder of all models: `$SLED_CACHE/models`, or `models` in the user's cache folder for sled."""
@@ -36,7 +39,7 @@ def locked(final: Path, progress: Progress) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # noqa: PLC0415 - comes with an extra
 
-    with _disk_errors(final.parent):
+    with writing(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(final.parent / f".{final.name}.lock")
         try:
@@ -63,14 +66,14 @@ def building(final: Path, *, needs: int) -> Iterator[Path]:
     Raises:
         ModelError: the disk is full, or the place cannot be written to.
     """
-    with _disk_errors(final.parent):
+    with writing(final.parent):
         for leftover in final.parent.glob(f".{final.name}.partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         free = shutil.disk_usage(final.parent).free
         if free < needs:
             raise ModelError(
                 f"Making {final.name} needs {needs / 1e9:.1f} GB in {final.parent}, where {free / 1e9:.1f} GB are "
-                "free; make room, or set SLED_CACHE to a folder on another disk."
+                f"free; make room, or choose a folder on another disk {_ELSEWHERE}."
             )
         partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.partial-", dir=final.parent))
         try:
@@ -95,16 +98,23 @@ def _open_to_readers(folder: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(place: Path) -> Iterator[None]:
-    """Turn what the file system refuses into sentences."""
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the file system refuses in this block into sentences.
+
+    Args:
+        place: what is written, or its folder.
+
+    Raises:
+        ModelError: the disk is full, or the place cannot be written to.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(
-                f"The disk of {place} is full; make room, or set SLED_CACHE to a folder on another disk."
+                f"The disk of {place} is full; make room, or choose a folder on another disk {_ELSEWHERE}."
             ) from error
         raise ModelError(
             f"{error.filename or place} cannot be written or read ({error.strerror or error}); "
-            "check its permissions, or set SLED_CACHE to another folder."
+            f"check its permissions, or choose another folder {_ELSEWHERE}."
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from models.child import ChildError, run_python
 from models.error import ModelError
 from models.folder import check_folder
 from models.progress import silent
-from models.seal import check_seal, read_seal, seal_folder, sha256_of
+from models.seal import check_seal, digest_of, seal_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +58,7 @@ def export_drafter(
     """
     weights = check_folder(target_folder)
     out = out or models_folder() / f"{target_folder.name}-onnx-{precision}"
-    source = f"{precision} export of {target_folder.name} (weights {_digest(target_folder, weights)})"
+    source = f"{precision} export of {target_folder.name} (weights {digest_of(target_folder, weights)})"
     with locked(out, progress):
         if _is_made(out, source, progress):
             return out
@@ -74,14 +73,6 @@ def export_drafter(
             files = sorted(path.name for path in partial.glob("*.onnx*"))
             seal_folder(partial, source=source, version=_builder_version(), files=files)
     return out
-
-
-def _digest(folder: Path, weights: list[str]) -> str:
-    """Return one checksum of all weights, from the folder's seal where it has one."""
-    seal = read_seal(folder)
-    known = seal.sha256 if seal else {}
-    sums = [known.get(name) or sha256_of(folder / name) for name in weights]
-    return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
 
 
 def _is_made(out: Path, source: str, progress: Progress) -> bool:

@@ -10,6 +10,8 @@ from models.error import ModelError
 if TYPE_CHECKING:
     from models.progress import Progress
 
+_SNAPSHOTS = "snapshots"
+_REPOSITORY = "models--"
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*"]
 
 
@@ -55,3 +57,15 @@ def fetch_folder(name: str, *, progress: Progress) -> Path:
     finally:
         if shown:
             enable_progress_bars()
+
+
+def name_of(folder: Path) -> str:
+    """Return what a model is called: `org/name` for a folder of Hugging Face's cache, else the folder's own name.
+
+    That cache keeps a model as `models--org--name/snapshots/<commit>`, and the commit says nothing to a person.
+    """
+    folder = folder.absolute()
+    repository = folder.parent.parent.name
+    if folder.parent.name == _SNAPSHOTS and repository.startswith(_REPOSITORY):
+        return repository.removeprefix(_REPOSITORY).replace("--", "/")
+    return folder.name

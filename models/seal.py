@@ -75,6 +75,22 @@ def check_seal(folder: Path) -> Seal | None:
     return seal
 
 
+def digest_of(folder: Path, weights: Iterable[str]) -> str:
+    """Return one short checksum of all weights of a model, from its folder's seal where it has one.
+
+    Args:
+        folder: of the model.
+        weights: names of its weight files.
+
+    Raises:
+        ModelError: the seal is damaged.
+    """
+    seal = read_seal(folder)
+    known = seal.sha256 if seal else {}
+    sums = [known.get(name) or sha256_of(folder / name) for name in weights]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:

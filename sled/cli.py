@@ -229,6 +229,14 @@ def draft_distill(
     layers: Annotated[
         str | None, typer.Option(help="How many of the target's layers, or which (0,1,2,29); by default a third.")
     ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            help="Make a student of its own shape instead of a cut: a Llama of this width, a multiple of 16, with so "
+            "many --layers. It can be smaller than any cut and fits every target, but must learn all but its "
+            "embeddings anew."
+        ),
+    ] = None,
     frontier: Annotated[
         str | None,
         typer.Option(
@@ -283,6 +291,7 @@ def draft_distill(
         answers=answers,
         evaluation=evaluation,
         layers=_layers(layers),
+        width=width,
         vocabulary=vocabulary,
         minutes=minutes,
         tokens=tokens,

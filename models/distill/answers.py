@@ -56,17 +56,19 @@ def write(
         engine: the target's.
         starts: beginnings; those as long as the target's context are passed over.
         batch: how many are written at a time; a new one takes the place of a finished one at once.
-        stop: asked once there is something worth keeping; when it is true, what is half written is yielded as it is.
+        stop: asked before each step once there is something worth keeping: a whole answer, or the beginning of one.
+            When it is true, what is half written is yielded as it is.
     """
     waiting = iter(starts)
     live: deque[tuple[bytes, Start, list[int]]] = deque()
     number = 0
+    whole = False
     while True:
         while len(live) < batch and (start := next(waiting, None)) is not None:
             if len(start.tokens) < engine.context_length:
                 live.append((struct.pack(">Q", number), start, []))
                 number += 1
-        if live and len(live[0][2]) >= _WORTH_KEEPING and stop():
+        if live and (whole or len(live[0][2]) >= _WORTH_KEEPING) and stop():
             yield from ((start, written) for _, start, written in live if written)
             for session, _, _ in live:
                 engine.release(session)
@@ -85,6 +87,7 @@ def write(
             room = engine.context_length - len(start.tokens) - len(written)
             if token in engine.end_tokens or len(written) >= start.limit or room < 1:
                 engine.release(session)
+                whole = True
                 yield start, written
             else:
                 live.append((session, start, written))
@@ -118,6 +121,25 @@ def question_head(tokenizer: ChatTokenizer, end_tokens: Iterable[int]) -> tuple[
     return tuple(one[:length]) or tuple(sorted(end_tokens)[:1]) or (0,)
 
 
+def ids_of(prompt: Prompt, tokenizer: ChatTokenizer) -> list[int]:
+    """Return the ids of a prompt with the chat template around it.
+
+    Raises:
+        ModelError: it cannot be put to the target.
+    """
+    try:
+        ids = tokenizer.encode_chat([{"role": "user", "content": prompt.prompt}])
+    except ValueError as error:
+        raise ModelError(
+            f"The prompt {prompt.id!r} cannot be put to the target ({error}); remove or change it."
+        ) from error
+    if not ids:
+        raise ModelError(
+            f"The prompt {prompt.id!r} holds nothing that the target's tokenizer knows; remove or change it."
+        )
+    return ids
+
+
 def texts_of(
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
@@ -148,7 +170,7 @@ def texts_of(
         prompt = asked.get(answer.id)
         if prompt is None or not answer.answer.strip():
             continue
-        ids = tokenizer.encode_chat([{"role": "user", "content": prompt.prompt}])
+        ids = ids_of(prompt, tokenizer)
         written = continuation.encode(answer.answer, add_special_tokens=False).ids
         if answer.finished and end_token is not None:
             written.append(end_token)

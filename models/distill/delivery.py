@@ -16,6 +16,7 @@ from models.distill.held_out import agreements_by_source, pool
 from models.distill.material import EVALUATED
 from models.distill.measure import DRAFT, draft_along, expected_speeds, folder_bytes
 from models.distill.report import Drafted, Report, card
+from models.hub import name_of
 from models.seal import sha256_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,24 @@ _DRAFTED_TEXTS = 40
 _DRAFTING = 0.05
 """Share of the minutes for that, for each export."""
 
+_DELIVERED = "-bit export of a student of "
+"""What the seal of a drafter says, between its bits and its target."""
+
+
+def folders_of(out: Path, bits: int) -> dict[int, Path]:
+    """Return the folders that a student is delivered in by the bits of their weights, the best one first.
+
+    Args:
+        out: that was asked for.
+        bits: of the weights that this machine multiplies faster; where they are 4, an 8-bit export is put beside.
+    """
+    return {bits: out} | ({} if bits == 8 else {8: out.with_name(f"{out.name}-int8")})
+
+
+def is_delivered(source: str) -> bool:
+    """Whether a folder whose seal names this source was delivered here, so that it may be made anew."""
+    return _DELIVERED in source
+
 
 def deliver(workshop: Workshop, lesson: Lesson, out: Path) -> Report:
     """Export a student, judge what came of it, and write both down in its folder.
@@ -45,7 +64,7 @@ def deliver(workshop: Workshop, lesson: Lesson, out: Path) -> Report:
     """
     state, material = lesson.trainer.state, workshop.material
     with _graph(workshop, lesson) as graph:
-        drafters = [_export(workshop, graph, out, bits) for bits in sorted({workshop.bits, 8})]
+        drafters = [_export(workshop, graph, out, bits) for bits in folders_of(out, workshop.bits)]
     report = Report(
         drafters=drafters,
         layers=lesson.layers,
@@ -57,6 +76,7 @@ def deliver(workshop: Workshop, lesson: Lesson, out: Path) -> Report:
         alone_ms=material.alone_ms,
         curve=lesson.curve,
         warnings=material.warnings,
+        width=workshop.options.width,
     )
     (out / "README.md").write_text(card(report, _facts(workshop)), encoding="utf-8")
     (out / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -86,8 +106,8 @@ def _graph(workshop: Workshop, lesson: Lesson) -> Iterator[Path]:
 def _export(workshop: Workshop, graph: Path, out: Path, bits: int) -> Drafted:
     """Write a drafter, the one of the faster bits to `out`, and draft with it."""
     options, material, progress = workshop.options, workshop.material, workshop.progress
-    folder = out if bits == workshop.bits else out.with_name(f"{out.name}-int{bits}")
-    source = f"{bits}-bit export of a student of {workshop.target.name}"
+    folder = folders_of(out, workshop.bits)[bits]
+    source = f"{bits}{_DELIVERED}{name_of(workshop.target)}"
     write_drafter(graph, workshop.vocabulary, workshop.target, folder, bits=bits, source=source, progress=progress)
     seconds = None if options.minutes is None or options.evaluation else 60 * _DRAFTING * options.minutes
     trial = draft_along(
@@ -126,7 +146,7 @@ def _facts(workshop: Workshop) -> dict[str, str]:
     has_licence = (workshop.target / "LICENSE").is_file()
     return {
         "Command": f"`{options.command}`",
-        "Target": f"{workshop.target.name} (weights {workshop.digest})",
+        "Target": f"{name_of(workshop.target)} (weights {workshop.digest})",
         "Data": f"prompts {prompts}, answers {answers}",
         "Seed": str(options.seed),
         "Hardware": f"{platform.machine()}, {os.cpu_count()} cores, device {workshop.model.device}, {options.dtype}",

@@ -13,7 +13,6 @@ from models.distill.held_out import pool
 from models.distill.material import WRITING
 from models.distill.measure import DRAFT
 from models.distill.report import Point
-from models.distill.student import cut_student
 from models.distill.student_folder import Shape, fix_shape
 from models.distill.train import Recipe, Trainer
 
@@ -44,7 +43,7 @@ class Lesson:
 
     Args:
         workshop: what it shares with others.
-        layers: of the target that it has.
+        layers: of the target that it has, or its own by number.
         folder: of its checkpoint and curve; an earlier run's are gone on with.
 
     Attributes:
@@ -60,9 +59,9 @@ class Lesson:
     def __init__(self, workshop: Workshop, layers: tuple[int, ...], folder: Path) -> None:
         options, material = workshop.options, workshop.material
         folder.mkdir(parents=True, exist_ok=True)
-        fix_shape(folder, Shape(workshop.digest, layers, options.vocabulary, options.seed, CHOICE))
+        fix_shape(folder, Shape(workshop.digest, layers, options.vocabulary, options.seed, CHOICE, options.width))
         torch.manual_seed(options.seed)
-        student = cut_student(workshop.model, layers, workshop.vocabulary).to(workshop.model.device)
+        student = workshop.student(layers).to(workshop.model.device)
         recipe = recipe_of(options, tokens=sum(len(text.answer) for text in material.training), bits=workshop.bits)
         self.layers = layers
         self.folder = folder

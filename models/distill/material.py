@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from models.distill.answers import LONGEST_ANSWER, Start, texts_of, think_up_prompts, write
+from models.distill.answers import LONGEST_ANSWER, Start, ids_of, texts_of, think_up_prompts, write
 from models.distill.corpus import Corpus, split
 from models.distill.measure import DRAFT
 from models.distill.student_folder import VOCABULARY
-from models.distill.texts import Text, overlap, read_answers, read_prompts, shared_prefix
+from models.distill.texts import Text, fingerprint, overlap, read_answers, read_prompts, shared_prefix
 from models.error import ModelError
 from models.progress import WARNING
 from schemas.messages import GREEDY
@@ -21,12 +21,12 @@ from verifier.engine.load import load_engine
 from verifier.engine.segment import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from edge_agent.tokenizer import ChatTokenizer
     from models.distill.options import Options
-    from models.distill.texts import Ids
+    from models.distill.texts import Ids, Prompt
     from models.progress import Progress
     from verifier.engine.engine import Engine
 
@@ -155,12 +155,13 @@ class Gathering:
         if self._options.evaluation is None:
             return {}
         prompts = read_prompts(self._options.evaluation)
-        starts = (self._start(prompt.prompt, prompt.source, EVALUATED) for prompt in prompts)
+        starts = (self._start(prompt, EVALUATED) for prompt in prompts)
         return {_ids(start).tobytes(): start for start in starts}
 
     def _unseen(self, texts: list[Text], judged: Mapping[bytes, Start]) -> tuple[list[Text], list[str]]:
         """Leave out answers to evaluation prompts that an earlier run, which did not know them as such, has written."""
-        unseen = [text for text in texts if _prompt_of(text) not in judged]
+        said = self._said(judged)
+        unseen = [text for text in texts if not said or self._words(text.ids[: text.prompt]) not in said]
         if not unseen:
             raise ModelError(
                 f"All {len(texts)} texts in {self._work} are answers to prompts of {self._options.evaluation}; a "
@@ -174,6 +175,13 @@ class Gathering:
         )
         self._warn(warning)
         return unseen, [warning]
+
+    def _said(self, judged: Mapping[bytes, Start]) -> set[bytes]:
+        """Return the words of the evaluation prompts, whatever their blanks and case."""
+        return {self._words(start.tokens) for start in judged.values()}
+
+    def _words(self, prompt: Iterable[int]) -> bytes:
+        return fingerprint(self._tokenizer.decode([int(token) for token in prompt]))
 
     def _warn(self, warning: str) -> None:
         """Say it now: the report, which says it too, comes when the hours of work are over."""
@@ -189,7 +197,10 @@ class Gathering:
         for done, (start, written) in enumerate(write(self._engine, missing, batch=self._options.batch)):
             self._progress("Answering the evaluation prompts", done, len(missing))
             corpus.add([_text(start, written)])
-        return [text for text in corpus.texts if _prompt_of(text) in judged]
+        answered = [text for text in corpus.texts if _prompt_of(text) in judged]
+        if not answered:
+            raise self._too_long(self._options.evaluation)
+        return answered
 
     def _read(self, banned: set[int | str]) -> list[Text]:
         from tokenizers import Tokenizer  # noqa: PLC0415 - comes with transformers
@@ -207,7 +218,13 @@ class Gathering:
             vocab_size=self._engine.vocab_size,
         )
         longest = min(self._engine.context_length, options.context)
-        return [text for text in texts if len(text.ids) <= longest]
+        fitting = [text for text in texts if len(text.ids) <= longest]
+        if not fitting:
+            raise ModelError(
+                f"Each of the {len(texts)} answers is, with its prompt, longer than the {longest} tokens that drafter "
+                "and target can read; give shorter ones, or a larger --context if the target's is larger."
+            )
+        return fitting
 
     def _end_token(self) -> int | None:
         """Return what the target ends an answer with, most likely: of several ids, the one its tokenizer names."""
@@ -220,40 +237,54 @@ class Gathering:
         seconds = 60 * options.minutes * WRITING if options.minutes else None
         wanted = max(0, options.texts - len(corpus.texts))
         if seconds is not None and (self._work / VOCABULARY).is_file():
-            return corpus.texts  # an earlier run has used up that time
+            # An earlier run has used up that time, and chosen the student's tokens by what it wrote.
+            self._progress(f"Taking the {len(corpus.texts)} answers that are written already", 0, None)
+            return corpus.texts
+        starts: Iterable[Start]
+        if options.prompts is None:
+            total, starts = options.texts, self._thought_up(corpus, judged)
+        else:
+            starts = self._asked(options.prompts, corpus, banned)
+            total = min(options.texts, len(corpus.texts) + len(starts))
         started = time.monotonic()
 
         def stop() -> bool:
             spent = time.monotonic() - started
             if seconds is None:
-                self._progress("Writing answers", len(corpus.texts), options.texts)
+                self._progress("Writing answers", len(corpus.texts), total)
                 return False
             self._progress("Writing answers", round(min(spent, seconds)), round(seconds))
             return spent > seconds
 
         stop()  # thinking up the first prompts takes a while
-        starts = islice(self._starts(corpus, banned, judged), wanted)
-        for start, written in write(self._engine, starts, batch=options.batch, stop=stop):
+        for start, written in write(self._engine, islice(starts, wanted), batch=options.batch, stop=stop):
             corpus.add([_text(start, written)])
+        if not corpus.texts:
+            raise self._too_long(options.prompts)
         return corpus.texts
 
-    def _starts(self, corpus: Corpus, banned: set[int | str], judged: Mapping[bytes, Start]) -> Iterator[Start]:
-        options, known = self._options, _prompts_of(corpus.texts)
-        if options.prompts is None:
-            seed = options.seed + len(corpus.texts)  # an interrupted run does not think up the same prompts again
-            for ids in think_up_prompts(self._engine, self._tokenizer, seed=seed, batch=options.batch):
-                start = Start(ids, LONGEST_ANSWER)
-                if _ids(start).tobytes() not in judged:
-                    yield start
-            return
-        for prompt in read_prompts(options.prompts):
-            start = self._start(prompt.prompt, prompt.source, LONGEST_ANSWER)
-            if prompt.id not in banned and _ids(start).tobytes() not in known:
-                yield start
+    def _too_long(self, prompts: Path | None) -> ModelError:
+        return ModelError(
+            f"Each prompt of {prompts} fills the target's context of {self._engine.context_length} tokens and leaves "
+            "no room for an answer; give shorter ones."
+        )
 
-    def _start(self, prompt: str, source: str, limit: int) -> Start:
-        ids = self._tokenizer.encode_chat([{"role": "user", "content": prompt}])
-        return Start(tuple(ids), limit, GREEDY, source)
+    def _thought_up(self, corpus: Corpus, judged: Mapping[bytes, Start]) -> Iterator[Start]:
+        """Yield prompts of the target's own, without end."""
+        options, said = self._options, self._said(judged)
+        seed = options.seed + len(corpus.texts)  # an interrupted run does not think up the same prompts again
+        for ids in think_up_prompts(self._engine, self._tokenizer, seed=seed, batch=options.batch):
+            if not said or self._words(ids) not in said:
+                yield Start(ids, LONGEST_ANSWER)
+
+    def _asked(self, path: Path, corpus: Corpus, banned: set[int | str]) -> list[Start]:
+        """Return the prompts of a file that have no answer yet."""
+        known = _prompts_of(corpus.texts)
+        starts = [self._start(prompt, LONGEST_ANSWER) for prompt in read_prompts(path) if prompt.id not in banned]
+        return [start for start in starts if _ids(start).tobytes() not in known]
+
+    def _start(self, prompt: Prompt, limit: int) -> Start:
+        return Start(tuple(ids_of(prompt, self._tokenizer)), limit, GREEDY, prompt.source)
 
 
 def _prompt_of(text: Text) -> bytes:

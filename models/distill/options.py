@@ -16,6 +16,7 @@ class Options(msgspec.Struct, frozen=True):
         answers: file of the target's answers to them; None lets it write them.
         evaluation: file of prompts for the final evaluation only; None judges the drafter by the texts held out.
         layers: which of the target's layers, or how many; None takes about a third.
+        width: of a student by configuration (see `small_student`), a multiple of 16; None cuts it from the target.
         vocabulary: how many tokens the student can write.
         minutes: for everything, roughly; None trains until `tokens` are seen.
         tokens: answer tokens to see, repetitions included; None for up to six passes.
@@ -35,6 +36,7 @@ class Options(msgspec.Struct, frozen=True):
     answers: Path | None = None
     evaluation: Path | None = None
     layers: int | tuple[int, ...] | None = None
+    width: int | None = None
     vocabulary: int = 12_288
     minutes: float | None = None
     tokens: int | None = None

@@ -56,7 +56,7 @@ class Report(msgspec.Struct, frozen=True):
 
     Attributes:
         drafters: the best one first.
-        layers: of the target that the student has.
+        layers: of the target that the student has; its own, by number, where it has a width of its own.
         weights: numbers the student consists of; those of a head that is the embedding too are counted once.
         tokens: answer tokens seen in training, repetitions included.
         texts: trained on.
@@ -65,6 +65,7 @@ class Report(msgspec.Struct, frozen=True):
         alone_ms: the same without a draft.
         curve: held-out results during the training.
         warnings: what should be known about the data.
+        width: of a student by configuration; None where it was cut from the target.
     """
 
     drafters: list[Drafted]
@@ -77,6 +78,7 @@ class Report(msgspec.Struct, frozen=True):
     alone_ms: float
     curve: list[Point]
     warnings: list[str]
+    width: int | None = None
 
 
 def describe(report: Report) -> str:
@@ -121,7 +123,7 @@ def compare(reports: Sequence[Report]) -> str:
         best = report.drafters[0]
         rows.append(
             [
-                f"{len(report.layers)} ({', '.join(map(str, report.layers))})",
+                f"{len(report.layers)} ({f'width {report.width}' if report.width else _numbers(report.layers)})",
                 f"{report.weights:,}",
                 str(best.bits),
                 f"{best.size / 1e6:.1f}",
@@ -134,6 +136,10 @@ def compare(reports: Sequence[Report]) -> str:
     rows.insert(1, ["---"] * len(rows[0]))
     lines = [f"Warning: {warning}" for warning in ordered[0].warnings]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), "", _caveat(ordered[0])])
+
+
+def _numbers(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers))
 
 
 def _best(speed: Speed) -> str:
@@ -160,7 +166,9 @@ def card(report: Report, facts: Mapping[str, str]) -> str:
     lines = ["# A draft model", "", "It guesses the next tokens of one target model, and is of no use by itself.", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
     lines += [
-        f"| Layers of the target | {', '.join(map(str, report.layers))} |",
+        f"| Layers of the target | {_numbers(report.layers)} |"
+        if report.width is None
+        else f"| Layers | {len(report.layers)}, {report.width} wide, none of them the target's |",
         f"| Weights | {report.weights:,}, {best.bits} bits each in the layers, 8 bits in head and embedding |",
         f"| Training texts | {report.texts:,} answers |",
         f"| Training | {report.tokens:,} answer tokens with repetitions, {report.minutes:.0f} minutes |",

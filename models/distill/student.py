@@ -60,6 +60,11 @@ def count_layers(target: Path) -> int:
         ) from error
 
 
+def default_depth(total: int) -> int:
+    """Return how many layers a student has unless told otherwise, of so many of the target's."""
+    return max(1, round(_DEPTH * total))
+
+
 def pick_layers(total: int, wanted: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """Return the layers that were named, counted, or left to us.
 
@@ -71,7 +76,7 @@ def pick_layers(total: int, wanted: int | tuple[int, ...] | None) -> tuple[int, 
         ModelError: the target does not have them.
     """
     if not isinstance(wanted, tuple):
-        return tuple(spread_layers(total, max(1, round(_DEPTH * total)) if wanted is None else wanted))
+        return tuple(spread_layers(total, default_depth(total) if wanted is None else wanted))
     if not wanted or list(wanted) != sorted(set(wanted)) or not 0 <= wanted[0] <= wanted[-1] < total:
         raise ModelError(
             f"The layers {list(wanted)} are not some of the target's {total}; name each at most once, in ascending "
@@ -88,11 +93,7 @@ def cut_student(target: PreTrainedModel, layers: Sequence[int], vocabulary: Voca
     """
     config = target.config.get_text_config()
     layers = pick_layers(config.num_hidden_layers, tuple(layers))
-    if len(vocabulary.inward) != config.vocab_size:
-        raise ModelError(
-            f"The student's vocabulary is made for {len(vocabulary.inward)} tokens, but the target has "
-            f"{config.vocab_size}; make it from this target's own answers."
-        )
+    check_vocabulary(config, vocabulary)
     weights = _cut_weights(target, layers, torch.from_numpy(vocabulary.kept))
     student = empty_student(config, layers, vocabulary)
     report = student.load_state_dict(weights, strict=False)
@@ -103,6 +104,19 @@ def cut_student(target: PreTrainedModel, layers: Sequence[int], vocabulary: Voca
         )
     student.tie_weights()
     return student
+
+
+def check_vocabulary(config: PreTrainedConfig, vocabulary: Vocabulary) -> None:
+    """Compare a vocabulary with the target that a student is made of.
+
+    Raises:
+        ModelError: it is that of another target.
+    """
+    if len(vocabulary.inward) != config.vocab_size:
+        raise ModelError(
+            f"The student's vocabulary is made for {len(vocabulary.inward)} tokens, but the target has "
+            f"{config.vocab_size}; make it from this target's own answers."
+        )
 
 
 def empty_student(config: PreTrainedConfig, layers: Sequence[int], vocabulary: Vocabulary) -> PreTrainedModel:
@@ -120,13 +134,21 @@ def student_config(config: PreTrainedConfig, layers: Sequence[int], vocabulary: 
     if kinds := getattr(config, "layer_types", None):
         cut.layer_types = [kinds[layer] for layer in layers]
     cut.vocab_size = len(vocabulary.kept)
+    for name, rows in special_rows(config, vocabulary).items():
+        setattr(cut, name, rows)
+    return cut
+
+
+def special_rows(config: PreTrainedConfig, vocabulary: Vocabulary) -> dict[str, int | list[int] | None]:
+    """Return the student's rows of the ids that a target's configuration names, by their names in it."""
+    found: dict[str, int | list[int] | None] = {}
     for name in _VOCABULARY_IDS:
         known = getattr(config, name, None)
         ids = known if isinstance(known, list) else [known]
         # Some configurations name ids that the model does not have.
         rows = [int(vocabulary.inward[i]) for i in ids if i is not None and 0 <= i < len(vocabulary.inward)]
-        setattr(cut, name, rows if isinstance(known, list) else next(iter(rows), None))
-    return cut
+        found[name] = rows if isinstance(known, list) else next(iter(rows), None)
+    return found
 
 
 def _cut_weights(target: PreTrainedModel, layers: Sequence[int], kept: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -150,7 +172,7 @@ def layer_prefix(model: PreTrainedModel) -> str:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return f"{name}."
-    raise ModelError(f"The layers of a {model.config.model_type} model were not found; it cannot be cut.")
+    raise ModelError(f"The layers of a {model.config.model_type} model were not found; it cannot be cut. Try --width.")
 
 
 def _vocabulary_weights(model: PreTrainedModel) -> set[str]:

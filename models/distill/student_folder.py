@@ -18,6 +18,7 @@ VOCABULARY = "vocabulary.npz"
 """Its file in the folder of a training; chosen once the texts are complete."""
 
 _SHAPE = "shape.json"
+_TARGET = "target"
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -25,10 +26,11 @@ class Shape(msgspec.Struct, frozen=True):
 
     Attributes:
         target: checksum of the target's weights.
-        layers: which of its layers the student has.
+        layers: which of its layers the student has, or as many numbers where it has a width of its own.
         tokens: how many tokens it can write.
         seed: of all that is random.
         choice: number of the rule that chose which texts are held out (see `split`); earlier releases wrote none.
+        width: of a student by configuration; None where it was cut from the target.
     """
 
     target: str
@@ -36,6 +38,7 @@ class Shape(msgspec.Struct, frozen=True):
     tokens: int
     seed: int
     choice: int = 1
+    width: int | None = None
 
 
 def fix_shape(folder: Path, shape: Shape) -> None:
@@ -74,6 +77,29 @@ def check_shape(folder: Path, shape: Shape) -> None:
                 f"The training in {folder} was begun with {name} {getattr(known, name)}, not {getattr(shape, name)}; "
                 "give the same again to go on with it, or remove the folder to start anew."
             )
+
+
+def fix_target(folder: Path, target: str) -> None:
+    """Write down whose texts a folder is for, or compare that with what an earlier run wrote.
+
+    Args:
+        folder: of the texts; made if there is none.
+        target: checksum of the target's weights.
+
+    Raises:
+        ModelError: they differ.
+    """
+    path = folder / _TARGET
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(target)
+        partial.replace(path)
+    elif (known := path.read_text()) != target:
+        raise ModelError(
+            f"The texts in {folder} are those of another target (weights {known}, not {target}); give that target "
+            "again to go on with it, or choose another folder."
+        )
 
 
 def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

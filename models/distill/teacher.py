@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -52,9 +52,11 @@ class Teacher:
         folder.mkdir(parents=True, exist_ok=True)
         _forget_others(folder, fingerprint(vocabulary, texts))
         small = len(vocabulary.kept) <= np.iinfo(np.uint16).max
-        self._rows = _array(folder / "rows.npy", shape, np.uint16 if small else np.int32)
-        self._chances = _array(folder / "chances.npy", shape, np.float16)
-        self._done = _array(folder / "done.npy", (len(texts),), np.uint8)
+        self._rows, self._chances, self._done = _arrays(
+            (folder / "rows.npy", shape, np.uint16 if small else np.int32),
+            (folder / "chances.npy", shape, np.float16),
+            (folder / "done.npy", (len(texts),), np.uint8),
+        )
 
     @property
     def computed(self) -> int:
@@ -114,12 +116,22 @@ def _forget_others(folder: Path, made_of: str) -> None:
     note.write_text(made_of)
 
 
-def _array(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic]
-) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
-    if path.is_file():
-        with contextlib.suppress(ValueError, OSError):  # cut short: computed anew
-            known: np.memmap[tuple[int, ...], np.dtype[np.generic]] = np.lib.format.open_memmap(path, mode="r+")
-            if known.shape == shape and known.dtype == dtype:
-                return known
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+_Array: TypeAlias = "np.memmap[tuple[int, ...], np.dtype[np.generic]]"
+
+
+def _arrays(*wanted: tuple[Path, tuple[int, ...], type[np.generic]]) -> list[_Array]:
+    """Return the arrays of these files, shapes and kinds as an earlier run left them, or all of them empty."""
+    known = [_known(*each) for each in wanted]
+    if all(array is not None for array in known):
+        return [array for array in known if array is not None]
+    return [np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape) for path, shape, dtype in wanted]
+
+
+def _known(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> _Array | None:
+    """Return the array of a file, or None where there is none, or one that was cut short."""
+    with contextlib.suppress(ValueError, OSError):
+        np.lib.format.open_memmap(path, mode="r")  # to write in, one that was cut short would be filled up with zeros
+        array: _Array = np.lib.format.open_memmap(path, mode="r+")
+        if array.shape == shape and array.dtype == dtype:
+            return array
+    return None

@@ -32,6 +32,11 @@ class Prompt(msgspec.Struct, frozen=True):
     prompt: str
     source: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse a prompt that a chat template cannot be filled with."""
+        if not self.prompt.strip():
+            raise ValueError("the prompt is blank")
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A line of a file of answers.
@@ -76,8 +81,8 @@ def read_prompts(path: Path) -> list[Prompt]:
         ModelError: the file is missing, empty or damaged, or two lines have the same id.
     """
     if path.suffix != ".jsonl":
-        lines = [line for line in _lines(path) if line.strip()]
-        return [Prompt(index, line.decode(errors="replace").strip()) for index, line in enumerate(lines)]
+        lines = [line.decode(errors="replace").strip() for line in _lines(path)]
+        return [Prompt(index, line) for index, line in enumerate(filter(None, lines))]
     prompts = _decode(path, Prompt)
     if len({prompt.id for prompt in prompts}) != len(prompts):
         raise ModelError(f"In {path} two prompts have the same id; give each line an id of its own.")
@@ -95,8 +100,8 @@ def read_answers(path: Path) -> list[Answer]:
 
 def overlap(training: Iterable[Prompt], evaluation: Iterable[Prompt]) -> set[int | str]:
     """Return the ids of the training prompts whose text is also an evaluation prompt, but for blanks and case."""
-    known = {_fingerprint(prompt.prompt) for prompt in evaluation}
-    return {prompt.id for prompt in training if _fingerprint(prompt.prompt) in known}
+    known = {fingerprint(prompt.prompt) for prompt in evaluation}
+    return {prompt.id for prompt in training if fingerprint(prompt.prompt) in known}
 
 
 def shared_prefix(texts: Sequence[Text]) -> int:
@@ -115,7 +120,8 @@ def shared_prefix(texts: Sequence[Text]) -> int:
     return max(0, length)
 
 
-def _fingerprint(prompt: str) -> bytes:
+def fingerprint(prompt: str) -> bytes:
+    """Return a checksum of a prompt that does not mind blanks and case."""
     return hashlib.sha256(" ".join(prompt.casefold().split()).encode()).digest()[:16]
 
 
@@ -124,7 +130,7 @@ def _lines(path: Path) -> list[bytes]:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror or error}); check the path.") from error
-    if not any(line.strip() for line in lines):
+    if not any(line.decode(errors="replace").strip() for line in lines):
         raise ModelError(f"{path} is empty; it should hold one entry a line.")
     return lines
 

@@ -267,15 +267,16 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
         partial = path.with_suffix(".partial")
-        torch.save(
-            {
-                "state": msgspec.structs.asdict(self.state),
-                "weights": [value.detach() for value in self._weights],
-                "averaged": self._averaged,
-                "optimizer": self._optimizer.state_dict(),
-            },
-            partial,
-        )
+        with partial.open("wb") as file:  # of a path, torch does not say that the disk is full
+            torch.save(
+                {
+                    "state": msgspec.structs.asdict(self.state),
+                    "weights": [value.detach() for value in self._weights],
+                    "averaged": self._averaged,
+                    "optimizer": self._optimizer.state_dict(),
+                },
+                file,
+            )
         partial.replace(path)
 
     def resume(self, path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from edge_agent.tokenizer import ChatTokenizer, TokenizerError
 from models.distill.kernels import faster_bits
 from models.distill.material import gather
-from models.distill.student import layer_prefix
+from models.distill.small_student import small_student
+from models.distill.student import cut_student, layer_prefix
 from models.distill.student_folder import VOCABULARY, load_vocabulary, save_vocabulary
 from models.distill.teacher import Teacher
 from models.distill.vocabulary import choose_tokens, find_stand_ins
@@ -75,6 +76,16 @@ class Workshop:
         )
         self.bits = self._bits()
 
+    def student(self, layers: tuple[int, ...]) -> PreTrainedModel:
+        """Return a float32 student that was not taught yet: cut from the target, or as wide as the options say.
+
+        Raises:
+            ModelError: none can be made of this target.
+        """
+        if self.options.width is None:
+            return cut_student(self.model, layers, self.vocabulary)
+        return small_student(self.model, len(layers), self.options.width, self.vocabulary)
+
     def _vocabulary(self) -> Vocabulary:
         path, known = self.work / VOCABULARY, limits(self.model)
         if not path.is_file():
@@ -87,12 +98,20 @@ class Workshop:
             )
             embeddings = self.model.get_input_embeddings().weight.float().cpu().numpy()
             save_vocabulary(path, find_stand_ins(embeddings, kept))
-        return load_vocabulary(path, vocab_size=known.vocab_size)
+        vocabulary = load_vocabulary(path, vocab_size=known.vocab_size)
+        if len(vocabulary.kept) != min(self.options.vocabulary, known.vocab_size):
+            raise ModelError(
+                f"The students of {self.work} can write {len(vocabulary.kept)} tokens, not {self.options.vocabulary}; "
+                f"give that number again, or remove {path} and what was trained with it."
+            )
+        return vocabulary
 
     def _bits(self) -> int:
         path = self.work / "bits"
         if not path.is_file():
-            path.write_text(str(faster_bits(*_largest_matrix(self.model))))
+            # The matrices of a student by configuration are as large in one layer as in many.
+            model = self.model if self.options.width is None else self.student((0,))
+            path.write_text(str(faster_bits(*_largest_matrix(model))))
         return 4 if path.read_text() == "4" else 8
 
 

@@ -37,6 +37,27 @@ def save_target(folder: Path, architecture: str) -> Path:
     return folder
 
 
+def save_gpt2(folder: Path, *, longest: int = 200) -> Path:
+    """Write a random GPT-2 of four layers, which the ONNX builder does not know."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_embd=48,
+        n_layer=4,
+        n_head=2,
+        n_positions=longest,
+        bos_token_id=256,
+        eos_token_id=256,
+        initializer_range=0.3,
+    )
+    GPT2LMHeadModel(config).save_pretrained(str(folder))
+    save_tokenizer(folder)
+    return folder
+
+
 def random_texts(count: int, *, vocab_size: int = VOCAB, seed: int = 0) -> list[Text]:
     """Return texts of different lengths that share their first three ids."""
     generator = np.random.default_rng(seed)

@@ -132,3 +132,9 @@ def test_layers_and_frontier_exclude_each_other(llama: Path, tmp_path: Path) -> 
     result = distill("--target", llama, "--out", tmp_path / "out", "--layers", "1", "--frontier", "1,2")
     assert result.exit_code == 2
     assert "give one of them" in result.stderr
+
+
+def test_a_width_is_taken_for_all_students(llama: Path, tmp_path: Path) -> None:
+    for more in (("--layers", "1"), ("--frontier", "1,2")):
+        with pytest.raises(ModelError, match="cannot be 100 numbers wide"):
+            distill("--target", llama, "--out", tmp_path / "out", "--width", "100", *more)

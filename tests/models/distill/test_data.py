@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.tokenizer import ChatTokenizer
+from models.distill.answers import ids_of
 from models.distill.batches import collate, plan_epoch
 from models.distill.corpus import Corpus, split
 from models.distill.student_folder import load_vocabulary, save_vocabulary
@@ -16,6 +19,7 @@ from models.distill.texts import Prompt, Text, overlap, read_answers, read_promp
 from models.distill.vocabulary import choose_tokens, find_stand_ins
 from models.error import ModelError
 from tests.models.distill.targets import random_texts
+from tests.models.tiny import save_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +31,7 @@ def prompts_of(texts: list[Text]) -> set[bytes]:
 
 def test_prompts_come_as_jsonl_or_as_lines(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 7, "prompt": "Hi", "source": "x", "more": 1}\n\n')
-    (tmp_path / "b.txt").write_text("Hi\n\nHo\n")
+    (tmp_path / "b.txt").write_text("Hi\n\n\u00a0\nHo\n")
     assert read_prompts(tmp_path / "a.jsonl") == [Prompt(7, "Hi", "x")]
     assert [prompt.prompt for prompt in read_prompts(tmp_path / "b.txt")] == ["Hi", "Ho"]
 
@@ -37,6 +41,7 @@ def test_prompts_come_as_jsonl_or_as_lines(tmp_path: Path) -> None:
     [
         ('{"id": 1}\n', "Line 1 of .* cannot be used .*id, prompt, source"),
         ("\n", "is empty"),
+        ('\n{"id": 1, "prompt": " \\n"}\n', "Line 2 of .*the prompt is blank"),
         ('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n', "same id"),
     ],
 )
@@ -45,6 +50,18 @@ def test_damaged_prompts_are_named(tmp_path: Path, content: str, words: str) -> 
     path.write_text(content)
     with pytest.raises(ModelError, match=words):
         read_prompts(path)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("{{ raise_exception('no') }}", "cannot be put to the target .*no"), ("{{ '' }}", "holds nothing that")],
+)
+def test_a_prompt_that_cannot_be_put_to_the_target_is_named(tmp_path: Path, template: str, words: str) -> None:
+    save_tokenizer(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    with pytest.raises(ModelError, match=f"The prompt 'seven' {words}"):
+        ids_of(Prompt("seven", "Hi"), ChatTokenizer.load(tmp_path))
 
 
 def test_missing_answers_are_named(tmp_path: Path) -> None:

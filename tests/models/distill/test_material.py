@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_agent.tokenizer import ChatTokenizer
+from models.distill.answers import Start, write
 from models.distill.corpus import Corpus
 from models.distill.material import Gathering, Material
 from models.distill.options import Options
@@ -15,7 +16,7 @@ from models.distill.student_folder import VOCABULARY
 from models.error import ModelError
 from models.progress import silent
 from tests.models.distill.targets import write_prompts
-from tests.models.tiny import save_llama
+from tests.models.tiny import LONGEST, save_llama
 from verifier.engine.load import load_engine
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ class Library:
     def __init__(self, target: Path) -> None:
         self._target = target
         self._tokenizer = ChatTokenizer.load(target)
-        self._engine = load_engine(target, dtype="float32", device="cpu", kv_budget_bytes=1 << 24, threads=1)
+        self.engine = load_engine(target, dtype="float32", device="cpu", kv_budget_bytes=1 << 24, threads=1)
 
     def gather(self, work: Path, *, progress: Progress = silent, **options: Any) -> Material:
         """Texts, six of them unless told otherwise."""
         work.mkdir(exist_ok=True)
         chosen = Options(**({"texts": 6, "batch": 4} | options))
-        return Gathering(self._engine, self._target, self._tokenizer, work, chosen, progress).run()
+        return Gathering(self.engine, self._target, self._tokenizer, work, chosen, progress).run()
 
     def prompts(self, texts: list[Text]) -> set[str]:
         """What was asked, in small letters."""
@@ -91,6 +92,51 @@ def test_texts_of_an_earlier_run_are_left_out_where_they_are_evaluation_prompts_
     everything = write_prompts(tmp_path / "everything.jsonl", ["apple", "pear", "plum", "fig"])
     with pytest.raises(ModelError, match=r"All 4 texts in .*work are answers to prompts of"):
         library.gather(work, evaluation=everything, texts=4)
+
+
+def test_texts_of_an_earlier_run_are_left_out_whatever_their_case_and_blanks(library: Library, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    training = write_prompts(tmp_path / "training.jsonl", ["apple", "pear", "Red  plum", "fig"])
+    library.gather(work, prompts=training)
+    evaluation = write_prompts(tmp_path / "evaluation.jsonl", ["red plum ", "FIG"])
+    material = library.gather(work, evaluation=evaluation, texts=4)
+    assert library.prompts(material.training + material.held_out) == {"apple", "pear"}
+
+
+def test_writing_ends_in_time_where_answers_are_short(library: Library) -> None:
+    starts = [Start((at,), 3) for at in range(50)]
+    assert len(list(write(library.engine, starts, batch=1, stop=lambda: True))) == 1
+
+
+def test_the_bar_counts_to_the_prompts_there_are(library: Library, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", ["apple", "pear", "plum"])
+    shown: list[tuple[int, int | None]] = []
+
+    def progress(step: str, done: int, total: int | None) -> None:
+        if step == "Writing answers":
+            shown.append((done, total))
+
+    for _ in range(2):  # the second time, all are written already
+        library.gather(tmp_path / "work", prompts=prompts, progress=progress)
+    assert {total for _, total in shown} == {3}
+    assert shown[-1] == (3, 3)
+
+
+def test_prompts_as_long_as_the_context_are_refused(library: Library, tmp_path: Path) -> None:
+    long = write_prompts(tmp_path / "long.jsonl", ["x" * LONGEST, "y" * LONGEST])
+    short = write_prompts(tmp_path / "short.jsonl", ["apple", "pear"])
+    choices: list[dict[str, Any]] = [{"prompts": long}, {"prompts": short, "evaluation": long}]
+    for number, chosen in enumerate(choices):
+        with pytest.raises(ModelError, match=r"Each prompt of .*long\.jsonl fills the target's context of 600 tokens"):
+            library.gather(tmp_path / f"work-{number}", **chosen)
+
+
+def test_answers_longer_than_the_context_are_refused(library: Library, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", ["apple", "pear"])
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"id": 0, "answer": "red"}\n{"id": 1, "answer": "green"}\n')
+    with pytest.raises(ModelError, match="Each of the 2 answers is, with its prompt, longer than the 5 tokens"):
+        library.gather(tmp_path / "work", prompts=prompts, answers=answers, context=5)
 
 
 def test_prompts_that_were_thought_up_are_not_thought_up_again(library: Library, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from models.distill.report import Drafted, Point, Report, card, compare, describ
 COUNTS = Acceptance(answers=2, tokens=100, agreed=60, rounds=40, drafted=150, accepted=60, committed=100)
 
 
-def report_of(layers: tuple[int, ...]) -> Report:
+def report_of(layers: tuple[int, ...], width: int | None = None) -> Report:
     """A report with a made-up drafter."""
     drafter = Drafted(
         folder="out",
@@ -33,6 +33,7 @@ def report_of(layers: tuple[int, ...]) -> Report:
         alone_ms=39.6,
         curve=[Point(1000, 2.0, 0.25, 1.3)],
         warnings=["1 of 4"],
+        width=width,
     )
 
 
@@ -68,6 +69,7 @@ def test_students_in_one_table_smallest_first() -> None:
     ]
     assert lines[4].startswith("| 4 (0, 1, 2, 29) |")
     assert lines[-1].startswith("Tokens/s are expected")
+    assert compare([report_of((0, 1, 2), width=256)]).splitlines()[3].startswith("| 3 (width 256) |")
 
 
 def test_a_drafter_that_does_not_pay_is_said_not_to() -> None:
@@ -81,6 +83,13 @@ def test_a_drafter_that_does_not_pay_is_said_not_to() -> None:
 def test_the_card_has_the_facts_the_results_and_the_curve() -> None:
     text = card(report_of((0, 29)), {"Seed": "7"})
     assert "| Seed | 7 |" in text
+    assert "| Layers of the target | 0, 29 |" in text
     assert "| Weights | 38,939,328, 4 bits each in the layers, 8 bits in head and embedding |" in text
     assert "mean accepted length 2.50" in text
     assert "| 1,000 | 2 | 0.250 | 1.30 |" in text
+
+
+def test_the_card_of_a_student_by_configuration_claims_no_layers_of_the_target() -> None:
+    text = card(report_of((0, 1, 2), width=256), {})
+    assert "| Layers | 3, 256 wide, none of them the target's |" in text
+    assert "Layers of the target" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +26,9 @@ from tests.models.tiny import SIZES, VOCAB
 from verifier.engine.checkpoint import load_model, prepare
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel
 
+FULL = Path("/dev/full")
 WHOLE = Vocabulary(np.arange(VOCAB), np.arange(VOCAB))
 PART = find_stand_ins(
     np.random.default_rng(0).normal(size=(VOCAB, 8)).astype(np.float32), np.asarray([*range(5, 200), 256])
@@ -159,6 +159,18 @@ def test_teacher_keeps_what_it_computed(target: PreTrainedModel, tmp_path: Path)
     assert Teacher(target, PART, turned, tmp_path, prefix=3).computed == 0
 
 
+@pytest.mark.parametrize("name", ["rows", "chances", "done"])
+def test_teacher_computes_all_anew_where_a_file_is_damaged(tmp_path: Path, llama: Path, name: str) -> None:
+    model = load_model(llama, dtype="float32", device="cpu", threads=None)
+    texts = random_texts(6)
+    rows, _ = Teacher(model, PART, texts, tmp_path, prefix=3).look_up([4, 1])
+    path = tmp_path / f"{name}.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    again = Teacher(model, PART, texts, tmp_path, prefix=3)
+    assert again.computed == 0
+    assert torch.equal(again.look_up([4, 1])[0], rows)
+
+
 def test_loss_is_the_cross_entropy_against_token_and_distribution() -> None:
     torch.manual_seed(0)
     logits, chances = torch.randn(3, 6), torch.randn(3, 2)
@@ -242,6 +254,17 @@ def test_checkpoint_of_another_student_is_refused(target: PreTrainedModel, tmp_p
     (tmp_path / "checkpoint.pt").write_bytes(b"half")
     with pytest.raises(ModelError, match="cannot be used"):
         trainer_of(target, tmp_path, recipe).resume(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+def test_checkpoint_on_a_full_disk_leaves_the_old_one(llama: Path, tmp_path: Path) -> None:
+    model = load_model(llama, dtype="float32", device="cpu", threads=None)
+    trainer = trainer_of(model, tmp_path, Recipe(tokens=400, batch=256))
+    trainer.save(tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.partial").symlink_to(FULL)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save(tmp_path / "checkpoint.pt")
+    trainer.resume(tmp_path / "checkpoint.pt")
 
 
 def test_rate_rises_stays_and_falls() -> None:
