@@ -68,7 +68,11 @@ class Fleet:
     ) -> Agent:
         """Start an agent; with `padding`, it drafts ids beyond the tokenizer's too, as a random target writes them."""
         specs = [parse_drafter(drafter or str(self.drafter))]
-        drafters = open_drafter(specs, vocab_limit=None if padding else self.tokenizer.vocab_size)
+        drafters = open_drafter(
+            specs,
+            vocab_limit=None if padding else self.tokenizer.vocab_size,
+            target=self.target,
+        )
         options = AgentOptions(device, self.address, max_queue=max_queue, run=run)
         return self._start(Agent(options, drafters, self.tokenizer, FixedLength(draft), Spool(spool)))
 

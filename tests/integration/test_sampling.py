@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schemas.messages import Ask, Sampling
+from schemas.messages import GREEDY, Ask, Sampling
 from tests.integration.fleet import answer, sampled_alone
+from tests.models.other_tokenizer import save_with_other_tokenizer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sled.reference import Reference
     from tests.integration.fleet import Fleet
 
@@ -52,6 +55,20 @@ def test_whoever_drafts(fleet: Fleet, reference: Reference, drafter: str) -> Non
     with fleet.client() as client:
         tokens, _ = answer(client, "pi", asked(SAMPLINGS[0]))
     assert tokens == sampled_alone(reference, PROMPT, SAMPLINGS[0], TOKENS)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLINGS[0]], ids=str)
+def test_a_drafter_with_another_tokenizer(
+    fleet: Fleet, reference: Reference, tmp_path: Path, sampling: Sampling
+) -> None:
+    """The target's own weights behind other ids: what it drafts is the target's text, and much of it accepted."""
+    other = save_with_other_tokenizer(fleet.target, tmp_path / "other")
+    fleet.verifier()
+    fleet.agent(drafter=f"cross:transformers:{other}")
+    with fleet.client() as client:
+        tokens, done = answer(client, "pi", asked(sampling))
+    assert tokens == sampled_alone(reference, PROMPT, sampling, TOKENS)
+    assert done.statistics.drafted > 0
 
 
 @pytest.mark.parametrize("run", [0, 1, 7])
