@@ -36,8 +36,10 @@ class Machine:
         self.verifier = self.start_verifier()
         self.agent = self.start_agent()
 
-    def start_broker(self) -> Process:
-        process = self._processes.start("broker", "broker", "--port", str(self.port), "--engine", self._engine)
+    def start_broker(self, *options: str) -> Process:
+        process = self._processes.start(
+            "broker", "broker", "--port", str(self.port), "--engine", self._engine, *options
+        )
         await_answer("127.0.0.1", self.port, within=30, check=process.check)
         return process
 
