@@ -84,6 +84,17 @@ def building(final: Path, *, needs: int) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write, which becomes `path` (replacing it) if the block ends without an error.
+
+    What an interrupted process left is written over by the next one.
+    """
+    partial = path.with_suffix(".partial")
+    yield partial
+    partial.replace(path)
+
+
 def _replace(partial: Path, final: Path) -> None:
     if final.exists():  # a damaged one: a folder cannot be renamed over another
         shutil.rmtree(final)

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from models.cache import locked, writing
-from models.distill.corpus import CHOICE
 from models.distill.delivery import deliver, folders_of, is_delivered
 from models.distill.export_student import build_graph
 from models.distill.lesson import Lesson
 from models.distill.small_student import check_width, number_layers
 from models.distill.student import count_layers, pick_layers
-from models.distill.student_folder import Shape, check_shape, fix_target
+from models.distill.student_folder import check_shape, fix_target, shape_of
 from models.distill.workshop import Workshop
 from models.error import ModelError
 from models.folder import check_folder
@@ -104,7 +103,7 @@ def _opened(
         for (out, folder), layers in students.items():
             for place in folders_of(out, 4).values():  # which weights are faster here is not known yet
                 _check_out(place)
-            check_shape(folder, Shape(digest, layers, options.vocabulary, options.seed, CHOICE, options.width))
+            check_shape(folder, shape_of(digest, layers, options))
         fix_target(work, digest)
         workshop = Workshop(target, digest, work, options, progress)
         _check_exportable(workshop)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
-from models.distill.corpus import CHOICE
 from models.distill.held_out import pool
 from models.distill.material import WRITING
 from models.distill.measure import DRAFT
 from models.distill.report import Point
-from models.distill.student_folder import Shape, fix_shape
+from models.distill.student_folder import fix_shape, shape_of
 from models.distill.train import Recipe, Trainer
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Lesson:
     def __init__(self, workshop: Workshop, layers: tuple[int, ...], folder: Path) -> None:
         options, material = workshop.options, workshop.material
         folder.mkdir(parents=True, exist_ok=True)
-        fix_shape(folder, Shape(workshop.digest, layers, options.vocabulary, options.seed, CHOICE, options.width))
+        fix_shape(folder, shape_of(workshop.digest, layers, options))
         torch.manual_seed(options.seed)
         student = workshop.student(layers).to(workshop.model.device)
         recipe = recipe_of(options, tokens=sum(len(text.answer) for text in material.training), bits=workshop.bits)

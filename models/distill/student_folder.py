@@ -8,11 +8,15 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 
+from models.cache import replacing
+from models.distill.corpus import CHOICE
 from models.distill.vocabulary import Vocabulary
 from models.error import ModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from models.distill.options import Options
 
 VOCABULARY = "vocabulary.npz"
 """Its file in the folder of a training; chosen once the texts are complete."""
@@ -39,6 +43,17 @@ class Shape(msgspec.Struct, frozen=True):
     seed: int
     choice: int = 1
     width: int | None = None
+
+
+def shape_of(target: str, layers: tuple[int, ...], options: Options) -> Shape:
+    """Return the shape of a student.
+
+    Args:
+        target: checksum of the target's weights.
+        layers: of the target that it has, or its own by number.
+        options: of its distillation.
+    """
+    return Shape(target, layers, options.vocabulary, options.seed, CHOICE, options.width)
 
 
 def fix_shape(folder: Path, shape: Shape) -> None:
@@ -92,9 +107,8 @@ def fix_target(folder: Path, target: str) -> None:
     path = folder / _TARGET
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(target)
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(target)
     elif (known := path.read_text()) != target:
         raise ModelError(
             f"The texts in {folder} are those of another target (weights {known}, not {target}); give that target "
@@ -104,10 +118,8 @@ def fix_target(folder: Path, target: str) -> None:
 
 def save_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Write a vocabulary, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, kept=vocabulary.kept, inward=vocabulary.inward)
-    partial.replace(path)
 
 
 def load_vocabulary(path: Path, *, vocab_size: int) -> Vocabulary:

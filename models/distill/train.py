@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
+from models.cache import replacing
 from models.distill.batches import collate, plan_epoch
 from models.distill.forward import answer_states, scaled
 from models.distill.loss import TOKEN_SHARE, distillation_loss, token_loss
@@ -266,8 +267,8 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:  # of a path, torch does not say that the disk is full
+        # To a file that is open already: of a path, torch does not say that the disk is full.
+        with replacing(path) as partial, partial.open("wb") as file:
             torch.save(
                 {
                     "state": msgspec.structs.asdict(self.state),
@@ -277,7 +278,6 @@ class Trainer:
                 },
                 file,
             )
-        partial.replace(path)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint.

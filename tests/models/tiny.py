@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from transformers import PretrainedConfig
+
 VOCAB = 320
 LONGEST = 600
 
@@ -33,25 +35,26 @@ SIZES: Final[dict[str, Any]] = {
     "intermediate_size": 96,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "max_position_embeddings": LONGEST,
     "initializer_range": 0.3,
 }
 """Of a tiny model's configuration: grouped queries, and logits that differ."""
 
 
-def save_llama(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random two-layer llama with grouped queries and its tokenizer; return the folder."""
+def save_random(folder: Path, config: PretrainedConfig, *, seed: int = 0) -> Path:
+    """Write a random causal language model that ends with the tokenizer's end token, and that; return the folder."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = 256
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        **SIZES,
-        num_hidden_layers=2,
-        max_position_embeddings=LONGEST,
-        bos_token_id=256,
-        eos_token_id=256,
-        pad_token_id=256,
-    )
-    LlamaForCausalLM(config).save_pretrained(str(folder))
+    AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
     save_tokenizer(folder)
     return folder
+
+
+def save_llama(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random two-layer llama with grouped queries and its tokenizer; return the folder."""
+    from transformers import LlamaConfig
+
+    return save_random(folder, LlamaConfig(**SIZES, num_hidden_layers=2), seed=seed)

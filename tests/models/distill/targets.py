@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.distill.texts import Text
-from tests.models.tiny import LONGEST, SIZES, VOCAB, save_llama, save_tokenizer
+from tests.models.tiny import SIZES, VOCAB, save_llama, save_random
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,43 +19,19 @@ def save_target(folder: Path, architecture: str) -> Path:
     """Write a random target: a llama with a head of its own, or a qwen2 of three layers whose head is its embedding."""
     if architecture == "llama":
         return save_llama(folder)
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config
 
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        **SIZES,
-        num_hidden_layers=3,
-        max_position_embeddings=LONGEST,
-        tie_word_embeddings=True,
-        bos_token_id=256,
-        eos_token_id=256,
-        pad_token_id=256,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(str(folder))
-    save_tokenizer(folder)
-    return folder
+    return save_random(folder, Qwen2Config(**SIZES, num_hidden_layers=3, tie_word_embeddings=True))
 
 
 def save_gpt2(folder: Path, *, longest: int = 200) -> Path:
     """Write a random GPT-2 of four layers, which the ONNX builder does not know."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config
 
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=VOCAB,
-        n_embd=48,
-        n_layer=4,
-        n_head=2,
-        n_positions=longest,
-        bos_token_id=256,
-        eos_token_id=256,
-        initializer_range=0.3,
+    return save_random(
+        folder,
+        GPT2Config(vocab_size=VOCAB, n_embd=48, n_layer=4, n_head=2, n_positions=longest, initializer_range=0.3),
     )
-    GPT2LMHeadModel(config).save_pretrained(str(folder))
-    save_tokenizer(folder)
-    return folder
 
 
 def random_texts(count: int, *, vocab_size: int = VOCAB, seed: int = 0) -> list[Text]:

@@ -6,7 +6,6 @@ import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from models.distill.quantise import quantise, restore
 from models.distill.student import cut_student, layer_prefix
 from models.distill.vocabulary import find_stand_ins
 from models.progress import silent
+from tests.models.distill.graphs import last_logits
 from tests.models.tiny import VOCAB
 from verifier.engine.checkpoint import load_model
 
@@ -84,14 +84,8 @@ def exported(request: pytest.FixtureRequest, built: Built) -> Exported:
 
 
 def test_drafter_computes_what_the_student_computes(exported: Exported) -> None:
-    session = ort.InferenceSession(exported.folder / "model.onnx", providers=["CPUExecutionProvider"])
     ids = np.asarray([[300, 7, 9, 30, 199, 3, 256, 12]])  # 300 and 3 are read as others
-    past = {
-        value.name: np.zeros((1, value.shape[1], 0, 16), np.float32)
-        for value in session.get_inputs()
-        if value.name.startswith("past_key_values")
-    }
-    logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids), **past})[0][0, -1]
+    logits = last_logits(exported.folder, ids, head_size=16)
     with torch.no_grad():
         expected = exported.student(torch.from_numpy(exported.vocabulary.inward[ids])).logits[0, -1].numpy()
     kept = exported.vocabulary.kept

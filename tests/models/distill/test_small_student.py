@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 
@@ -14,6 +13,7 @@ from models.distill.small_student import check_width, narrowed, number_layers, s
 from models.distill.vocabulary import Vocabulary, find_stand_ins
 from models.error import ModelError
 from models.progress import silent
+from tests.models.distill.graphs import last_logits
 from tests.models.distill.targets import save_gpt2
 from verifier.engine.checkpoint import load_model
 
@@ -110,14 +110,8 @@ def test_the_graph_computes_what_the_student_computes(
         for value in student.parameters():
             value.mul_(8)  # so that attention, hence the rotation, counts
     graph = build_graph(student, folder, tmp_path, context=CONTEXT, progress=silent)
-    session = ort.InferenceSession(graph / "model.onnx", providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(0, 196, (1, 60))
-    past = {
-        value.name: np.zeros((1, value.shape[1], 0, 32), np.float32)
-        for value in session.get_inputs()
-        if value.name.startswith("past_key_values")
-    }
-    logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids), **past})[0][0, -1]
+    logits = last_logits(graph, ids, head_size=32)
     with torch.no_grad():
         expected = student(torch.from_numpy(ids)).logits[0, -1]
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-3 * float(expected.std()))

@@ -53,7 +53,6 @@ def scaling(request: pytest.FixtureRequest) -> PreTrainedModel:
         request.param,
         **SIZES,
         num_hidden_layers=2,
-        max_position_embeddings=200,
         **own[request.param],
     )
     torch.manual_seed(0)
