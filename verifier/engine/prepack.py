@@ -1,10 +1,12 @@
-"""Laying a model's weights out once for the kernels that multiply by them, on a CPU in float32.
+"""Laying a model's weights out once for the kernels that multiply by them, on a CPU.
 
 A product of a few rows with a large matrix, which is what verifying a handful of draft tokens comes to, is otherwise
 computed by first copying the matrix into the kernel's own layout, every time: twice to three times the traffic that
 one row costs. oneDNN's kernels take weights that are laid out already (what TorchInductor does when it freezes a
 model). They also sum each row in the same order however many rows there are, so that a session's products do not
 depend on who else is in the step.
+
+This is for float32, and for bfloat16 where the CPU has AVX-512, best AMX; elsewhere oneDNN has no kernel for it.
 
 oneDNN writes machine code for every number of rows that it meets and keeps it: about a millisecond and 600 kB for each
 matrix shape, so a verifier that meets every number up to a step's limit would grow for hours, by a gigabyte. Therefore
@@ -32,8 +34,8 @@ _STEPS: Final = ((64, 4), (512, 16))
 """Up to so many rows, their number is rounded up to a multiple of so many."""
 _COARSE: Final = 64
 """The multiple beyond."""
-_TOLERANCE: Final = 1e-4
-"""Largest difference to the plain product, relative to its largest value, that rounding explains."""
+_TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+"""Largest difference to the plain product, relative to its largest value, that rounding explains; by dtype."""
 
 
 def rounded(rows: int) -> int:
@@ -51,7 +53,7 @@ class PrepackedLinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Take over the weights of `linear` [out, in], float32, on the CPU."""
+        """Take over the weights of `linear` [out, in], of a dtype that `has_kernels` on this CPU."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
@@ -73,27 +75,33 @@ class PrepackedLinear(nn.Linear):
 
     def unpacked(self) -> nn.Linear:
         """Return the plain layer."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta", dtype=self.weight.dtype)
         plain.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
         plain.register_parameter("bias", self.bias)
         return plain
+
+
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies weights of this dtype on this CPU."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    native = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype in _TOLERANCE and bool(native)
 
 
 @torch.inference_mode()
 def prepack(model: PreTrainedModel) -> int:
     """Lay the weights of all plain linear layers of a model out for oneDNN, in place; return how many.
 
-    Weights that are not float32 on the CPU stay as they are, and all do where torch was built without oneDNN or where
+    Weights that are not on the CPU, or for whose dtype oneDNN has no kernel there, stay as they are, and all do where
     its product differs from the plain one. An output head that shares its weight with the embedding gets a copy of its
-    own, which takes four bytes more for each of its weights.
+    own, which takes as much memory again.
     """
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return 0
     packed = 0
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             # Exactly nn.Linear: what subclasses do with their weights is their own affair.
-            if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32 or layer.weight.device.type != "cpu":
+            if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or not has_kernels(layer.weight.dtype):
                 continue
             candidate = PrepackedLinear(layer)
             if not _alike(layer, candidate):
@@ -115,6 +123,7 @@ def unpack(model: PreTrainedModel) -> None:
 
 def _alike(plain: nn.Linear, packed: PrepackedLinear) -> bool:
     """Whether both compute the same for a few rows."""
-    rows = torch.linspace(-1, 1, 3 * plain.in_features).sin().view(3, plain.in_features)
-    expected, got = plain(rows), packed(rows)
-    return bool((got - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1.0))
+    dtype = plain.weight.dtype
+    rows = torch.linspace(-1, 1, 3 * plain.in_features).sin().view(3, plain.in_features).to(dtype)
+    expected, got = plain(rows).float(), packed(rows).float()
+    return bool((got - expected).abs().max() <= _TOLERANCE[dtype] * expected.abs().max().clamp(min=1.0))
