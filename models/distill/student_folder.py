@@ -64,7 +64,8 @@ def fix_shape(folder: Path, shape: Shape) -> None:
     """
     check_shape(folder, shape)
     if not (folder / _SHAPE).is_file():
-        (folder / _SHAPE).write_bytes(msgspec.json.encode(shape))
+        with replacing(folder / _SHAPE) as partial:
+            partial.write_bytes(msgspec.json.encode(shape))
 
 
 def check_shape(folder: Path, shape: Shape) -> None:

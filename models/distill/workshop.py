@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from edge_agent.tokenizer import ChatTokenizer, TokenizerError
+from models.cache import replacing
 from models.distill.kernels import faster_bits
 from models.distill.material import gather
 from models.distill.small_student import small_student
@@ -111,7 +112,8 @@ class Workshop:
         if not path.is_file():
             # The matrices of a student by configuration are as large in one layer as in many.
             model = self.model if self.options.width is None else self.student((0,))
-            path.write_text(str(faster_bits(*_largest_matrix(model))))
+            with replacing(path) as partial:
+                partial.write_text(str(faster_bits(*_largest_matrix(model))))
         return 4 if path.read_text() == "4" else 8
 
 

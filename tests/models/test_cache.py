@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from models.cache import building, locked, models_folder
+from models.cache import building, locked, models_folder, replacing
 from models.error import ModelError
 from models.progress import silent
 
@@ -62,6 +62,26 @@ def test_building_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     with building(tmp_path / "model", needs=1):
         assert not (tmp_path / ".model.partial-xyz").exists()
     assert (tmp_path / ".model-two.partial-xyz").exists()
+
+
+def test_replacing_keeps_the_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    final = tmp_path / "note.json"
+
+    def write_half() -> None:
+        with replacing(final) as partial:
+            partial.write_text("ne")
+            raise KeyboardInterrupt
+
+    for text in ("old", "new"):
+        with replacing(final) as partial:
+            partial.write_text(text)
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert final.read_text() == "new"
+    with replacing(final) as partial:
+        partial.write_text("newest")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.json"]
+    assert final.read_text() == "newest"
 
 
 def test_building_without_room_says_so_before_it_begins(tmp_path: Path) -> None:

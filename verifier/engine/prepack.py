@@ -53,7 +53,7 @@ class PrepackedLinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Take over the weights of `linear` [out, in], of a dtype that `has_kernels` on this CPU."""
+        """Take over the weights of `linear` [out, in], on the CPU, of a dtype that `has_kernels` knows there."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
@@ -83,10 +83,9 @@ class PrepackedLinear(nn.Linear):
 
 def has_kernels(dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies weights of this dtype on this CPU."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if dtype not in _TOLERANCE or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    native = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype in _TOLERANCE and bool(native)
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.inference_mode()
